@@ -1,0 +1,1 @@
+"""All parties on one machine, as separate processes, by their public commands."""
