@@ -1,0 +1,1 @@
+"""Evidence: layouts and parsing alone. Nothing here believes what it reads."""
