@@ -1,10 +1,13 @@
 """A tap: a loopback proxy that records every byte, per connection and direction.
 
-    python -m demo.tap --listen ADDRESS --to ADDRESS --record FOLDER
+    python -m demo.tap listen --to tcp:PORT --record FOLDER
+    python -m demo.tap doors --leases FOLDER --record FOLDER
 
-An address is ``tcp:PORT`` on 127.0.0.1 (0: any, printed once listening) or ``unix:PATH``. Each
-connection makes two files, ``NNNNNN.out`` (what the caller sent) and ``NNNNNN.in`` (what it got).
-The tap reads nothing and changes nothing; when one side ends, the other is told so.
+``listen`` stands before a TCP port of 127.0.0.1 and prints its own port once it listens. ``doors``
+watches a host's folder of leases, and puts itself before each port of each enclave's door as soon
+as it is bound: the host owns these paths, so a host could do just this. Each connection makes two
+files, ``NAME.out`` (what the caller sent) and ``NAME.in`` (what it got). A tap understands nothing
+and changes nothing; when one side ends, the other is told so.
 """
 
 from __future__ import annotations
@@ -13,21 +16,17 @@ import argparse
 import asyncio
 import contextlib
 import itertools
-import sys
+import os
+import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
 CHUNK_BYTES: Final = 1 << 16
-CONNECTIONS_MAX: Final = 1 << 20  # a name has six digits
+LOOK_SECONDS: Final = 0.005  # a launch copies a hundred files between bind and the first call
+BEHIND: Final = ".behind-the-tap"
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-async def _connect(address: str) -> Streams:
-    kind, _, rest = address.partition(":")
-    if kind == "unix":
-        return await asyncio.open_unix_connection(rest)
-    return await asyncio.open_connection("127.0.0.1", int(rest))
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, file: BinaryIO) -> None:
@@ -42,17 +41,17 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, file
 
 
 class Tap:
-    """Stands between callers and one address."""
+    """Stands between callers and one place; `connect` reaches the place."""
 
-    def __init__(self, target: str, folder: Path) -> None:
-        self._target, self._folder = target, folder
-        self._numbers = itertools.count(len(list(folder.glob("*.out"))))
+    def __init__(self, connect: Callable[[], Awaitable[Streams]], record: Path, name: str) -> None:
+        self._connect, self._record, self._name = connect, record, name
+        self._numbers = itertools.count()
 
     async def serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection to its end."""
-        name = self._folder / f"{next(self._numbers):06d}"
+        name = self._record / f"{self._name}{next(self._numbers):06d}"
         try:
-            inner_reader, inner_writer = await _connect(self._target)
+            inner_reader, inner_writer = await self._connect()
         except OSError:
             writer.close()  # as a caller would find it without a tap: nobody is there
             return
@@ -64,31 +63,76 @@ class Tap:
             each.close()
 
 
-async def serve(listen: str, target: str, folder: Path) -> None:
-    """Listen until cancelled; print the address once listening."""
-    tap = Tap(target, folder)
-    kind, _, rest = listen.partition(":")
-    if kind == "unix":
-        server = await asyncio.start_unix_server(tap.serve_one, rest)
-        print(f"unix:{rest}", flush=True)
-    else:
-        server = await asyncio.start_server(tap.serve_one, "127.0.0.1", int(rest))
-        print(f"tcp:{server.sockets[0].getsockname()[1]}", flush=True)
+async def tap_port(port: int, record: Path) -> None:
+    """Stand before a TCP port until cancelled; print the own port once listening."""
+    tap = Tap(lambda: asyncio.open_connection("127.0.0.1", port), record, "tcp-")
+    server = await asyncio.start_server(tap.serve_one, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
         await server.serve_forever()
 
 
+async def tap_doors(leases: Path, record: Path) -> None:
+    """Stand before every socket that appears below `leases`, until cancelled."""
+    print("watching", flush=True)
+    seen: set[Path] = set()
+    while True:
+        for path in await asyncio.to_thread(_sockets, leases):
+            if path not in seen:
+                seen.add(path)
+                await _tap_socket(path, record)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _sockets(folder: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return [
+            path
+            for path in folder.glob("*/door/*")
+            if path.is_socket() and not path.name.startswith(BEHIND)
+        ]
+    return []
+
+
+async def _tap_socket(path: Path, record: Path) -> None:
+    """Move a bound socket behind a name of ours, and listen in its place."""
+    listener, behind = _take_place(path)
+    name = "-".join((*path.relative_to(path.parents[2]).parts, ""))
+    tap = Tap(lambda: asyncio.open_unix_connection(behind), record, name)
+    _SERVERS.append(await asyncio.start_unix_server(tap.serve_one, sock=listener))
+
+
+def _take_place(path: Path) -> tuple[socket.socket, str]:
+    """Our own listener at `path`, and where the old one is now."""
+    folder = os.open(path.parent, os.O_DIRECTORY)  # a path of any length fits through it
+    path.rename(path.with_name(f"{BEHIND}-{path.name}"))
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.settimeout(0)
+    listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+    listener.listen()
+    return listener, f"/proc/self/fd/{folder}/{BEHIND}-{path.name}"
+
+
+_SERVERS: Final[list[asyncio.Server]] = []  # a server that nobody holds is closed
+
+
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description="record all that passes through an address")
-    parser.add_argument("--listen", required=True)
-    parser.add_argument("--to", required=True)
-    parser.add_argument("--record", required=True, type=Path)
+    parser = argparse.ArgumentParser(description="record all that passes")
+    what = parser.add_subparsers(required=True, dest="what")
+    listen = what.add_parser("listen")
+    listen.add_argument("--to", required=True, type=int)
+    doors = what.add_parser("doors")
+    doors.add_argument("--leases", required=True, type=Path)
+    for each in (listen, doors):
+        each.add_argument("--record", required=True, type=Path)
     arguments = parser.parse_args()
     arguments.record.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(arguments.listen, arguments.to, arguments.record))
-    sys.exit(0)
+        if arguments.what == "listen":
+            asyncio.run(tap_port(arguments.to, arguments.record))
+        else:
+            asyncio.run(tap_doors(arguments.leases, arguments.record))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.tap import Tap
+from demo.tap import Tap, tap_doors
 
 
 async def upper(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -21,7 +21,7 @@ async def test_a_tap_records_both_directions_and_changes_nothing(
     tmp_path: Path, length: int
 ) -> None:
     server = await asyncio.start_unix_server(upper, str(tmp_path / "server"))
-    tap = Tap(f"unix:{tmp_path / 'server'}", tmp_path)
+    tap = Tap(lambda: asyncio.open_unix_connection(tmp_path / "server"), tmp_path, "c")
     tapped = await asyncio.start_unix_server(tap.serve_one, str(tmp_path / "tap"))
     async with server, tapped:
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "tap"))
@@ -30,14 +30,33 @@ async def test_a_tap_records_both_directions_and_changes_nothing(
         answer = await reader.read()
         writer.close()
     assert answer == b"A" * length
-    assert (tmp_path / "000000.out").read_bytes() == b"a" * length
-    assert (tmp_path / "000000.in").read_bytes() == b"A" * length
+    assert (tmp_path / "c000000.out").read_bytes() == b"a" * length
+    assert (tmp_path / "c000000.in").read_bytes() == b"A" * length
 
 
 async def test_a_tap_before_nobody_ends_the_connection(tmp_path: Path) -> None:
-    tap = Tap(f"unix:{tmp_path / 'nobody'}", tmp_path)
+    tap = Tap(lambda: asyncio.open_unix_connection(tmp_path / "nobody"), tmp_path, "c")
     tapped = await asyncio.start_unix_server(tap.serve_one, str(tmp_path / "tap"))
     async with tapped:
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "tap"))
         assert await reader.read() == b""
         writer.close()
+
+
+async def test_a_door_that_is_bound_is_tapped_before_its_host_calls(tmp_path: Path) -> None:
+    leases, record = tmp_path / "leases", tmp_path / "record"
+    door = leases / "leas_1" / "door"
+    door.mkdir(parents=True)
+    record.mkdir()
+    watcher = asyncio.create_task(tap_doors(leases, record))
+    server = await asyncio.start_unix_server(upper, str(door / "messages"))
+    async with server, asyncio.timeout(10):
+        while not (door / ".behind-the-tap-messages").exists():  # noqa: ASYNC110
+            await asyncio.sleep(0)  # a folder tells no event
+        reader, writer = await asyncio.open_unix_connection(door / "messages")
+        writer.write(b"sealed")
+        writer.write_eof()
+        assert await reader.read() == b"SEALED"
+        writer.close()
+    watcher.cancel()
+    assert (record / "leas_1-door-messages-000000.out").read_bytes() == b"sealed"

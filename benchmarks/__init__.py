@@ -1,0 +1,1 @@
+"""Figures: ``python -m benchmarks NAME`` prints one JSON line each; ratios are side by side."""
