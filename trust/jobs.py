@@ -45,6 +45,15 @@ LeaseId = Annotated[str, Pattern(expression=r"leas_[0-9a-hjkmnp-tv-z]{26}")]
 ComputeClass = Annotated[str, Size(least=1, most=512)]
 
 
+def is_class_of(machine: str, run: str) -> bool:
+    """Whether a run of class `run` was made on a machine that its host describes as `machine`.
+
+    A class is ``name=value`` fields with ``;`` between them. A host knows some of them (processor,
+    vectors, GPU); the rest (torch, ranks, precision …) follows from image and manifest.
+    """
+    return set(machine.split(";")) <= set(run.split(";"))
+
+
 # --- recipes -------------------------------------------------------------------------------------
 
 

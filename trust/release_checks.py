@@ -1,0 +1,521 @@
+"""The predicates of release: each raises RefusedError with a code of its own.
+
+- They look at documents, holdings and memory, and at nothing else. `trust.release` says in which
+  order they are made, and why.
+- A code is a stable word for programs, and names the one check that failed. Texts say what was
+  found and what was wanted, never a share or a key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeVar
+
+from trust.artifacts import ArtifactKind, Core, Manifest
+from trust.custody import LineageKind, common_kind, lineage_kind
+from trust.encoding import Document, digest
+from trust.errors import (
+    BlindhostError,
+    CustodyError,
+    EvidenceError,
+    EvidenceSignatureError,
+    RefusedError,
+    SignatureError,
+)
+from trust.identity import Signed, verify_signed
+from trust.jobs import (
+    GenerationOrder,
+    InputRole,
+    JobManifest,
+    LaunchDocument,
+    LoraRecipe,
+    Terms,
+    UsePolicy,
+)
+from trust.messages import EvidenceBundle, Purpose, Statement
+from trust.release_state import Holdings, Memory, Standing, State
+from trust.verifier.appraisal import verify_evidence
+from trust.verifier.policy import AppraisalPolicy
+from trust.verifier.results import AttestationResult
+from trust.verifier.roots import RootKind
+
+NONCE_AGE_MILLISECONDS_MAX: Final = 300_000  # a large image boots and attests well within
+ORDER_LIFE_MILLISECONDS: Final = 3_600_000  # a lease's launch on a slow host, and its repeats
+CLOCK_SKEW_MILLISECONDS: Final = 300_000  # between the buyer's clock and the owner's
+
+_ROLE_KINDS: Final = {
+    InputRole.MODEL: ArtifactKind.WEIGHTS,
+    InputRole.DATASET: ArtifactKind.DATASET,
+    InputRole.HELDOUT: ArtifactKind.DATASET,
+}
+KINDS: Final = {LineageKind.REAL: RootKind.REAL, LineageKind.SIMULATED: RootKind.SIMULATED}
+
+D = TypeVar("D", bound=Document)
+
+
+def require(condition: bool, code: str, text: str) -> None:  # noqa: FBT001 - it is the subject
+    """Raise RefusedError unless the condition holds."""
+    if not condition:
+        raise RefusedError(code, text)
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turn what is wrong with a document into the refusal ``<what>-signature|malformed``."""
+    try:
+        yield
+    except RefusedError:
+        raise
+    except SignatureError as error:
+        raise RefusedError(f"{what}-signature", str(error)) from error
+    except BlindhostError as error:
+        raise RefusedError(f"{what}-malformed", str(error)) from error
+
+
+def accept_signed(kind: type[D], data: bytes, what: str) -> Signed[D]:
+    """Parse and verify a signed document by whomever; its signer is the caller's to judge."""
+    with refusing(what):
+        return verify_signed(kind, data, signer=None)
+
+
+def shown(data: bytes) -> str:
+    """The beginning of a digest or an identity, for people."""
+    return data[:8].hex()
+
+
+# --- who asks ------------------------------------------------------------------------------------
+
+
+def check_standing(state: State) -> None:
+    """A log that is not the newest of its custodian releases nothing."""
+    require(
+        state.standing is Standing.CURRENT,
+        "broker-behind",
+        "this broker's log is older than a head that others hold; a person opens a new incarnation",
+    )
+
+
+def check_heads(state: State, cores: Sequence[Core]) -> None:
+    """Each other custodian of the job has said how far it saw this broker's log go."""
+    others = {entry.identity for core in cores for entry in core.custodians}
+    missing = others - {state.holdings.identity} - state.heads_from
+    require(
+        not missing,
+        "heads-wanted",
+        f"waiting to hear from custodian {', '.join(map(shown, sorted(missing)))}",
+    )
+
+
+def check_statement(state: State, statement: Statement, now: int) -> None:
+    """The statement answers a fresh challenge of this verifier, for this purpose."""
+    require(
+        statement.verifier == state.holdings.identity,
+        "statement-other-verifier",
+        f"made for verifier {shown(statement.verifier)}",
+    )
+    require(
+        statement.purpose is Purpose.RELEASE,
+        "statement-other-purpose",
+        f"made for purpose {statement.purpose.value}, wanted release",
+    )
+    challenge = state.challenges.get(statement.nonce)
+    if challenge is None:
+        raise RefusedError("nonce-unknown", "the nonce was never handed out, or was used before")
+    require(
+        challenge.purpose is Purpose.RELEASE,
+        "nonce-other-purpose",
+        f"handed out for purpose {challenge.purpose.value}, wanted release",
+    )
+    age = now - challenge.at
+    require(
+        0 <= age <= NONCE_AGE_MILLISECONDS_MAX,
+        "nonce-stale",
+        f"handed out {age} ms ago; at most {NONCE_AGE_MILLISECONDS_MAX}",
+    )
+
+
+def check_launch(bundle: EvidenceBundle, statement: Statement, market: bytes) -> None:
+    """The launch document is the statement's, has no unknown field, and says the same."""
+    require(
+        digest(bundle.launch) == statement.launch,
+        "launch-other-digest",
+        "the launch document is not the one that the statement names",
+    )
+    with refusing("launch"):
+        launch = LaunchDocument.parse(bundle.launch)
+    for name in ("job", "lease", "generation", "rank", "ranks"):
+        found, wanted = getattr(launch, name), getattr(statement, name)
+        text = f"launched with another {name} than the statement's"
+        require(found == wanted, f"launch-{name}", text)
+    require(
+        launch.market == market,
+        "launch-market",
+        f"launched to be metered by {shown(launch.market)}, wanted {shown(market)}",
+    )
+
+
+# --- what for ------------------------------------------------------------------------------------
+
+
+def accept_job(memory: Memory, data: bytes, statement: Statement, now: int) -> Signed[JobManifest]:
+    """The job is the statement's, signed by its buyer, and open."""
+    job = accept_signed(JobManifest, data, "job")
+    require(
+        job.signer == job.document.buyer,
+        "job-not-by-its-buyer",
+        f"signed by {shown(job.signer)}, its buyer is {shown(job.document.buyer)}",
+    )
+    require(job.digest == statement.job, "job-other", "not the job that the statement names")
+    check_open(memory, job.digest, job.document, now)
+    require(
+        statement.ranks == job.document.enclaves,
+        "ranks-other",
+        f"{statement.ranks} ranks; the job has {job.document.enclaves} enclaves",
+    )
+    return job
+
+
+def check_open(memory: Memory, name: bytes, job: JobManifest, now: int) -> None:
+    """Neither closed by its buyer nor expired."""
+    require(name not in memory.closed, "job-closed", "its buyer closed the job")
+    require(now < job.expires_at, "job-expired", f"expired at {job.expires_at}, it is {now}")
+
+
+def accept_orders(
+    memory: Memory,
+    job: Signed[JobManifest],
+    statement: Statement,
+    data: bytes,
+    further: Sequence[bytes],
+    now: int,
+) -> tuple[Signed[GenerationOrder], ...]:
+    """The chain of orders, from those that the log knows to the statement's.
+
+    (1) The buyer signed it, for this job and this generation. (2) It is within the job's number of
+    generations and (3) within its time, which began in this incarnation of the broker. (4) It
+    gives this rank to this lease. (5) It follows, link by link, on the orders that the log knows.
+    Returns the order last, and before it those that were new. Any missing link refuses.
+    """
+    order = accept_signed(GenerationOrder, data, "order")
+    said = order.document
+    _check_by_buyer(order, job)  # (1)
+    require(
+        said.number == statement.generation,
+        "order-other-generation",
+        f"orders generation {said.number}, the statement says {statement.generation}",
+    )
+    most = job.document.generations_max
+    require(said.number <= most, "generations-spent", f"generation {said.number} of {most}")  # (2)
+    _check_order_time(memory, said, now)  # (3)
+    require(  # (4)
+        len(said.leases) == job.document.enclaves,
+        "order-other-ranks",
+        f"orders {len(said.leases)} leases for {job.document.enclaves} enclaves",
+    )
+    lease = said.leases[statement.rank].lease
+    require(
+        lease == statement.lease,
+        "lease-not-the-orders",
+        f"rank {statement.rank} runs under {lease}, not under {statement.lease}",
+    )
+    return _accept_chain(memory, job, order, further)  # (5)
+
+
+def _check_by_buyer(order: Signed[GenerationOrder], job: Signed[JobManifest]) -> None:
+    require(
+        order.signer == job.document.buyer,
+        "order-not-by-the-buyer",
+        f"signed by {shown(order.signer)}, the buyer is {shown(job.document.buyer)}",
+    )
+    require(order.document.job == job.digest, "order-other-job", "orders another job")
+
+
+def _check_order_time(memory: Memory, order: GenerationOrder, now: int) -> None:
+    latest = now + ORDER_LIFE_MILLISECONDS + CLOCK_SKEW_MILLISECONDS
+    require(now < order.expires_at, "order-expired", f"expired at {order.expires_at}, it is {now}")
+    require(
+        order.expires_at <= latest,
+        "order-lives-too-long",
+        f"expires at {order.expires_at}; at most {latest}",
+    )
+    # An order lives for so long at most, so one that ends later was signed after the incarnation
+    # was opened: whatever a forgotten part of the log released, it was for an older order.
+    require(
+        ordered_in_this_incarnation(memory, order),
+        "order-before-incarnation",
+        f"may have been signed before this broker's incarnation {memory.incarnation} was opened",
+    )
+
+
+def ordered_in_this_incarnation(memory: Memory, order: GenerationOrder) -> bool:
+    """Opening a new incarnation closes every generation ordered before it."""
+    closed = memory.opened_at + ORDER_LIFE_MILLISECONDS + CLOCK_SKEW_MILLISECONDS
+    return memory.incarnation == 1 or order.expires_at > closed
+
+
+def _accept_chain(
+    memory: Memory,
+    job: Signed[JobManifest],
+    order: Signed[GenerationOrder],
+    further: Sequence[bytes],
+) -> tuple[Signed[GenerationOrder], ...]:
+    known = memory.orders.get(job.digest, ())
+    number = order.document.number
+    if number <= len(known):
+        same = known[number - 1].digest == order.digest
+        require(same, "order-forked", f"the log knows another order {number}")
+        return (order,)
+    chain = [order]
+    offered = [accept_signed(GenerationOrder, each, "order") for each in further]
+    by_number = {each.document.number: each for each in offered}
+    for wanted in range(number - 1, len(known), -1):
+        link = by_number.get(wanted)
+        if link is None:
+            raise RefusedError(
+                "order-jump", f"order {number} follows on {len(known)}; {wanted} is missing"
+            )
+        _check_by_buyer(link, job)
+        chain.insert(0, link)
+    before = known[-1].digest if known else None
+    for link in chain:
+        require(
+            link.document.before == before,
+            "order-chain-broken",
+            f"order {link.document.number} does not follow on the one before",
+        )
+        before = link.digest
+    return tuple(chain)
+
+
+def check_above_every_generation(memory: Memory, statement: Statement) -> None:
+    """Rule 1: for one (job, rank), only above every generation that was released for, and once."""
+    released = memory.newest.get((statement.job, statement.rank), 0)
+    require(
+        statement.generation != released,
+        "seat-taken",
+        f"rank {statement.rank} of generation {released} belongs to another key pair",
+    )
+    require(
+        statement.generation > released
+        and statement.generation >= memory.generation(statement.job),
+        "generation-not-above",
+        f"generation {statement.generation}; released for {memory.generation(statement.job)}",
+    )
+    pair = (statement.hpke_key, statement.signing_key)
+    for seat in memory.seats.values():
+        holds = seat.statement.hpke_key in pair or seat.statement.signing_key in pair
+        require(not holds, "keys-in-another-seat", "one of these keys holds another seat")
+
+
+def check_newest_generation(memory: Memory, job: bytes, generation: int) -> None:
+    """Rule 2: only the newest generation that was released for is heard."""
+    newest = memory.generation(job)
+    require(
+        generation == newest,
+        "generation-superseded",
+        f"generation {generation}; only generation {newest} is heard",
+    )
+
+
+# --- with what -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """A job's inputs, checked."""
+
+    cores: tuple[Core, ...]
+    """In the job's order."""
+    model: Core
+
+    def own(self, identity: bytes) -> tuple[Core, ...]:
+        """Those that this custodian's share opens."""
+        return tuple(c for c in self.cores if c.custodians[0].identity == identity)
+
+
+def accept_inputs(holdings: Holdings, job: JobManifest, manifests: Sequence[bytes]) -> Inputs:
+    """The manifests are the job's inputs, each by its custodian; own ones from the registry.
+
+    (1) There is one for each input, and its digest is the input's id. (2) It is what its role
+    wants, sealed by a party and not derived: a relabelled artifact is refused here. (3) Its one
+    custodian signed it. (4) What names this custodian is in its own registry, so kind, lineage
+    and epoch are the custodian's own words. (5) At least one is. (6) Real and simulated don't meet.
+    """
+    wanted = len(job.inputs)
+    require(len(manifests) == wanted, "inputs-missing", f"{len(manifests)} manifests of {wanted}")
+    cores = []
+    for each, data in zip(job.inputs, manifests, strict=True):
+        manifest = accept_signed(Manifest, data, "manifest")
+        core = manifest.document.core
+        text = f"the manifest of {each.role.value} is not the job's"
+        require(manifest.digest == each.artifact, "manifest-other", text)  # (1)
+        require(  # (2)
+            core.kind is _ROLE_KINDS[each.role] and core.origin is None,
+            "input-kind",
+            f"{each.role.value} is a {core.kind.value}, wanted {_ROLE_KINDS[each.role].value}",
+        )
+        count = len(core.custodians)
+        require(count == 1, "input-custodians", f"an input with {count} custodians, wanted 1")
+        custodian = core.custodians[0].identity
+        require(  # (3)
+            manifest.signer == custodian,
+            "manifest-not-by-its-custodian",
+            f"signed by {shown(manifest.signer)}, its custodian is {shown(custodian)}",
+        )
+        registered = custodian != holdings.identity or manifest.digest in holdings.manifests
+        text = f"this custodian never sealed {shown(manifest.digest)}"
+        require(registered, "manifest-not-registered", text)  # (4)
+        cores.append(core)
+    model = next(c for i, c in zip(job.inputs, cores, strict=True) if i.role is InputRole.MODEL)
+    inputs = Inputs(cores=tuple(cores), model=model)
+    own = inputs.own(holdings.identity)
+    require(bool(own), "not-a-custodian", "no input needs this custodian's consent")  # (5)
+    try:
+        common_kind(entry for core in cores for entry in core.custodians)  # (6)
+    except CustodyError as error:
+        raise RefusedError("kinds-mixed", str(error)) from error
+    return inputs
+
+
+# --- by whose leave ------------------------------------------------------------------------------
+
+
+def accept_policies(
+    holdings: Holdings, inputs: Inputs, buyer: bytes
+) -> tuple[AppraisalPolicy, ...]:
+    """Every own input's use policy allows this buyer; returns their appraisal policies, distinct.
+
+    A dataset opens for its own buyer's jobs and no others, unless its policy names them. Weights
+    open for whom the policy names, or for anybody that keeps the terms.
+    """
+    found: dict[bytes, AppraisalPolicy] = {}
+    for core in inputs.own(holdings.identity):
+        lineage = core.custodians[0].lineage
+        policy = holdings.use_policy(lineage)
+        if policy is None:
+            raise RefusedError("use-policy-missing", f"no use policy for a {core.kind.value}")
+        allowed = buyer == holdings.identity or _names_buyer(policy, core, buyer)
+        text = f"buyer {shown(buyer)} may not use this {core.kind.value}"
+        require(allowed, "buyer-not-allowed", text)
+        appraisal = holdings.appraisal_policies.get(policy.appraisal_policy)
+        if appraisal is None:
+            raise RefusedError("appraisal-policy-missing", "the use policy's is not in this home")
+        found[appraisal.digest] = appraisal
+    return tuple(found.values())
+
+
+def _names_buyer(policy: UsePolicy, core: Core, buyer: bytes) -> bool:
+    if policy.jobs_signed_by is None:
+        return core.kind is ArtifactKind.WEIGHTS
+    return buyer in policy.jobs_signed_by
+
+
+def accept_terms(
+    holdings: Holdings, memory: Memory, job: Signed[JobManifest], model: Core, data: bytes, now: int
+) -> Terms:
+    """The terms are the owner's, the job's, honoured now, and the job keeps them.
+
+    (1) The model's custodian signed them, as owner, about this model. (2) They are those that the
+    job names. (3) They name no screen. (4) For a new job they have not expired, and (5) are, to
+    the owner, its newest; later generations keep the first. (6) The recipe is within them.
+    """
+    signed = accept_signed(Terms, data, "terms")
+    terms, owner = signed.document, model.custodians[0]
+    by_owner = signed.signer == terms.owner == owner.identity
+    require(by_owner, "terms-not-by-the-owner", f"signed by {shown(signed.signer)}")  # (1)
+    text = "these terms are about other models"
+    require(owner.lineage in terms.lineages, "terms-other-model", text)
+    require(signed.digest == job.document.terms, "terms-other", "not those that the job names")
+    require(terms.screen is None, "terms-screen", "screening does not exist yet")  # (3)
+    if job.digest not in memory.terms:
+        text = f"expired at {terms.expires_at}, it is {now}"
+        require(now < terms.expires_at, "terms-expired", text)  # (4)
+        if owner.identity == holdings.identity:
+            _check_newest(holdings, signed, owner.lineage)  # (5)
+    check_recipe(job.document, terms)  # (6)
+    return terms
+
+
+def _check_newest(holdings: Holdings, terms: Signed[Terms], lineage: bytes) -> None:
+    text = "this owner never published these terms"
+    require(terms.digest in holdings.terms, "terms-not-registered", text)
+    newest = holdings.newest_terms(lineage)
+    require(
+        newest is not None and newest.digest == terms.digest,
+        "terms-not-newest",
+        f"terms {terms.document.number}; a new job needs {newest.number if newest else 'newer'}",
+    )
+
+
+def check_recipe(job: JobManifest, terms: Terms) -> None:
+    """The job's recipe is one that the terms allow, within its limits."""
+    recipe = job.recipe
+    allowed = next((each for each in terms.recipes if each.recipe == recipe.TAG), None)
+    if allowed is None:
+        raise RefusedError("recipe-not-in-terms", f"the terms allow no recipe {recipe.TAG}")
+    if isinstance(recipe, LoraRecipe):
+        text = f"rank {recipe.rank}; the terms allow {allowed.rank_max}"
+        require(recipe.rank <= allowed.rank_max, "recipe-rank", text)
+        text = f"{job.steps} steps; the terms allow {allowed.steps_max}"
+        require(job.steps <= allowed.steps_max, "recipe-steps", text)
+    if recipe.evaluation is not None:
+        asked, most = recipe.evaluation.reply_tokens_max, terms.output.reply_tokens_max
+        text = f"replies of {asked} tokens; the terms allow {most}"
+        require(asked <= most, "recipe-reply-tokens", text)
+
+
+# --- on what machine -----------------------------------------------------------------------------
+
+
+def accept_evidence(
+    bundle: EvidenceBundle,
+    statement: Statement,
+    policies: Sequence[AppraisalPolicy],
+    inputs: Inputs,
+    identity: bytes,
+    now: int,
+) -> tuple[AttestationResult, ...]:
+    """Every own input's appraisal policy accepts the evidence, and lineage and root are of a kind.
+
+    A lineage is born real or simulated, and is never released under the other's policy.
+    """
+    results = []
+    for policy in policies:
+        try:
+            result = verify_evidence(
+                bundle.platform,
+                bundle.report,
+                [(each.kind, each.content) for each in bundle.endorsements],
+                policy,
+                expected_report_data=statement.report_data,
+                expected_host_data=statement.launch,
+                now=dt.datetime.fromtimestamp(now / 1000, dt.UTC),
+            )
+        except EvidenceSignatureError as error:
+            raise RefusedError("evidence-untrusted", str(error)) from error
+        except (EvidenceError, BlindhostError) as error:
+            raise RefusedError("evidence-malformed", str(error)) from error
+        result.require()
+        results.append(result)
+    for core in inputs.own(identity):
+        wanted = KINDS[lineage_kind(core.custodians[0].lineage)]
+        for result in results:
+            require(
+                result.kind is wanted,
+                "kind-other",
+                f"{result.kind.value} evidence for a {wanted.value} lineage",
+            )
+    return tuple(results)
+
+
+def check_images(job: JobManifest, results: Sequence[AttestationResult]) -> None:
+    """The image is one that the job names: the policy alone is not enough."""
+    for result in results:
+        require(
+            result.measurement in job.images,
+            "image-not-in-job",
+            f"measurement {result.measurement.hex()[:16]}… is none of the job's images",
+        )
