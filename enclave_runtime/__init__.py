@@ -1,0 +1,1 @@
+"""What runs inside the confidential VM. Imports trust/ and tensor libraries alone."""

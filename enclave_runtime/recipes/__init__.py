@@ -1,0 +1,1 @@
+"""What an enclave computes: each recipe is one file, read top to bottom."""
