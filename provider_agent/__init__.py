@@ -1,0 +1,1 @@
+"""The host's side, wholly untrusted: it launches enclaves and carries ciphertext."""

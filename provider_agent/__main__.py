@@ -1,0 +1,221 @@
+"""``blindhost-agent``: the host's command. It dials out, and listens to nobody.
+
+The wall clock is read here, and nowhere else in this package; the environment not even here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import datetime as dt
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from marketplace.wire import OfferDraft
+from provider_agent.cache import BlobCache
+from provider_agent.errors import AgentError
+from provider_agent.inventory import read_inventory
+from provider_agent.journal import Journal, replace_file
+from provider_agent.keeper import Keeper
+from provider_agent.launcher import Chip, Launcher
+from provider_agent.market_client import HttpMarket, MarketAddress
+from provider_agent.offers import OfferKeeper, make_offer_id
+from provider_agent.simulated_chip import CHIP_FILE
+from trust.encoding import parse_hex
+from trust.errors import BlindhostError
+from trust.identity import PartyKey
+from trust.simulated import SimulatedChip, SimulatedRoot
+
+ROOT_FILE: Final = "root"
+KEY_FILE: Final = "key"
+LOCK_FILE: Final = "lock"
+STATUS_FILE: Final = "agent.json"
+CHIP_FOLDER: Final = "chip"
+ROUND_SECONDS: Final = 0.5
+STOP_SECONDS_MAX: Final = 30.0  # then what is left is the next start's
+OFFER_DAYS: Final = 30
+
+_log = logging.getLogger("blindhost.agent")
+
+
+def wall_clock() -> int:
+    """Unix milliseconds."""
+    return int(dt.datetime.now(dt.UTC).timestamp() * 1000)  # noqa: TID251 - the entry point
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    try:
+        match options.command:
+            case "simulated-root":
+                return _simulated_root(_home(options.home))
+            case "simulated-chip":
+                return _simulated_chip(options.root.resolve(), _home(options.home))
+            case _:
+                with (_home(options.home) / LOCK_FILE).open("ab") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return asyncio.run(_serve(options, _home(options.home)))
+    except BlockingIOError:
+        _log.error("refused reason=another agent runs in this home")
+        return os.EX_TEMPFAIL
+    except (BlindhostError, OSError) as error:
+        _log.error("refused reason=%s", error)
+        return os.EX_CONFIG
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="blindhost-agent", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    root = commands.add_parser("simulated-root", help="make a throwaway root for simulated chips")
+    root.add_argument("--home", type=Path, required=True)
+    chip = commands.add_parser("simulated-chip", help="make a simulated chip under such a root")
+    chip.add_argument("--root", type=Path, required=True, help="home of the root")
+    chip.add_argument("--home", type=Path, required=True, help="home of the agent")
+    serve = commands.add_parser("serve", help="offer this machine, and run what is leased")
+    serve.add_argument("--home", type=Path, required=True)
+    serve.add_argument("--market", required=True, help="URL of the market")
+    serve.add_argument("--market-identity", required=True, help="hex")
+    serve.add_argument("--market-certificate", help="SHA-256 of its certificate, hex: for https")
+    serve.add_argument("--ask", type=int, required=True, help="microcredits per GPU-hour")
+    serve.add_argument("--floor", type=int, help="least price for interruptible orders")
+    serve.add_argument("--gpu-model", default="cpu")
+    serve.add_argument("--gpus", type=int, default=1)
+    serve.add_argument("--platform", default="sev-snp")
+    serve.add_argument("--memory-mib", type=int, help="default: all that the machine has")
+    serve.add_argument("--compute-class", help="default: as the inventory finds it")
+    serve.add_argument("--cache-mib", type=int, default=4096, help="ciphertext kept on disk")
+    serve.add_argument("--runtime", type=Path, help="folder with enclave_runtime and trust")
+    return parser
+
+
+def _home(folder: Path) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        raise AgentError(f"home {folder.name} is open to others; wanted mode 0700")
+    return folder.resolve()
+
+
+# --- the simulated platform ----------------------------------------------------------------------
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.fromtimestamp(wall_clock() / 1000, dt.UTC)
+
+
+def _simulated_root(home: Path) -> int:
+    path = home / ROOT_FILE
+    if not path.exists():
+        replace_file(path, SimulatedRoot.create(_now()).to_bytes())
+    root = SimulatedRoot.from_bytes(path.read_bytes())
+    _say({"fingerprint": root.fingerprint.hex(), "product": root.product.value})
+    return os.EX_OK
+
+
+def _simulated_chip(root_home: Path, home: Path) -> int:
+    path = _home(home / CHIP_FOLDER) / CHIP_FILE
+    if not path.exists():
+        root = SimulatedRoot.from_bytes((root_home / ROOT_FILE).read_bytes())
+        replace_file(path, root.issue_chip(secrets.token_bytes(64), _now()).to_bytes())
+    chip = SimulatedChip.from_bytes(path.read_bytes())
+    _say({"chip_id": chip.chip_id.hex(), "root": chip.root_fingerprint.hex()})
+    return os.EX_OK
+
+
+def _say(value: dict[str, str]) -> None:
+    print(json.dumps(value))  # noqa: T201 - the command's answer
+
+
+# --- serve ---------------------------------------------------------------------------------------
+
+
+def _load_key(home: Path) -> PartyKey:
+    path = home / KEY_FILE
+    if not path.exists():
+        replace_file(path, PartyKey.generate().to_bytes())
+    return PartyKey.from_bytes(path.read_bytes())
+
+
+def _draft(options: argparse.Namespace) -> OfferDraft:
+    found = read_inventory(Path("/"))
+    now = wall_clock()
+    return OfferDraft(
+        offer=make_offer_id(now=now, random=secrets.token_bytes(10)),
+        platform=options.platform,
+        compute_class=options.compute_class or found.compute_class(options.gpu_model),
+        gpu_model=options.gpu_model,
+        gpus=options.gpus,
+        memory_mib=options.memory_mib or found.memory_mib,
+        ask_microcredits_per_gpu_hour=options.ask,
+        floor_microcredits_per_gpu_hour=options.floor,
+        ends_at=now + OFFER_DAYS * 86_400_000,
+    )
+
+
+async def _serve(options: argparse.Namespace, home: Path) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    key = _load_key(home)
+    certificate = options.market_certificate
+    address = MarketAddress(
+        url=options.market,
+        identity=parse_hex(options.market_identity),
+        certificate_sha256=parse_hex(certificate) if certificate else None,
+    )
+    runtime = options.runtime.resolve() if options.runtime else None
+    chip = Chip(home / CHIP_FOLDER, runtime=runtime)
+    async with aiohttp.ClientSession(trust_env=False, auto_decompress=False) as session:
+        market = HttpMarket(session, address=address, key=key, clock=wall_clock)
+        offer = OfferKeeper(home / "offer", market=market, draft=_draft(options), clock=wall_clock)
+        keeper = Keeper(
+            journal=Journal(home / "leases"),
+            market=market,
+            chip=Launcher(home / CHIP_FOLDER),
+            cache=BlobCache(home / "cache", bytes_max=options.cache_mib << 20),
+            clock=wall_clock,
+        )
+        try:
+            view = await chip.find_or_start()
+            status = {"identity": key.identity.hex(), "pid": os.getpid(), "chip_pid": view.pid}
+            replace_file(home / STATUS_FILE, json.dumps(status).encode())
+            _log.info("serving identity=%s chip-root=%s", key.identity.hex(), view.root.hex())
+            await _rounds(stop, keeper, offer, chip)
+        finally:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(_end(keeper, offer), STOP_SECONDS_MAX)
+            await chip.stop()
+            (home / STATUS_FILE).unlink(missing_ok=True)
+    return os.EX_OK
+
+
+async def _rounds(stop: asyncio.Event, keeper: Keeper, offer: OfferKeeper, chip: Chip) -> None:
+    while not stop.is_set():
+        try:
+            await chip.find_or_start()
+            await offer.round(busy=keeper.busy)
+            await keeper.round()
+        except OSError as error:  # a full disk: what is on record stands, and is tried again
+            _log.error("disk reason=%s", error)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), ROUND_SECONDS)
+
+
+async def _end(keeper: Keeper, offer: OfferKeeper) -> None:
+    await offer.withdraw()
+    await keeper.stop_all("host-stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
