@@ -1,113 +1,95 @@
-"""``make demo``: the demo model and data through every piece that exists.
+"""``make demo``: the main job on one machine, by public commands, with a table at its end.
 
-Today: seal both, search the ciphertext for what is secret, open both in another process. Each step
-says what it did; what the finished demo will do besides is printed as missing, not pretended.
+Exit status 0 only if every promise held. Interrupted or not, no process and no file stays behind.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import hashlib
 import json
-import secrets
+import signal
 import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
-from typing import Final
+from typing import Any, NoReturn
 
-from demo.blindness import Searcher
-from trust.artifacts import ArtifactKind, ArtifactSealer, Core, Custodian, Manifest
-from trust.custody import LineageKind, artifact_key, input_share, lineage_id
-from trust.encoding import digest
-from trust.identity import PartyKey
-
-ASSETS: Final = Path(__file__).parent / "assets"
-CANARY: Final = b"order FB62518"  # stands in the first row of the training data
-MISSING: Final = ("release by evidence", "training in the enclave", "market and money", "resume")
+from demo.display import Display
+from demo.parties import Stage, StepError
+from demo.story import Story
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class SealedFile:
-    """A file of the demo, sealed into a store."""
-
-    name: str
-    key: bytes
-    manifest: Manifest
-    sha256: str
-
-
-def seal(path: Path, kind: ArtifactKind, store: Path) -> SealedFile:
-    """Seal a file under a fresh lineage of a fresh party."""
-    party, lineage_key = PartyKey.generate(), secrets.token_bytes(32)
-    lineage = lineage_id(LineageKind.SIMULATED, party.identity, secrets.token_bytes(32))
-    core = Core(
-        kind=kind,
-        seal_id=secrets.token_bytes(32),
-        custodians=(Custodian(identity=party.identity, lineage=lineage, epoch=0),),
-        origin=None,
-    )
-    content = path.read_bytes()
-    key = artifact_key([input_share(lineage_key, core)], core)
-    sealer = ArtifactSealer(
-        core=core, key=key, content_bytes=len(content), entropy=secrets.token_bytes(39)
-    )
-    for segment in sealer.segments([content]):
-        (store / digest(segment).hex()).write_bytes(segment)
-    (store / digest(sealer.segment_list()).hex()).write_bytes(sealer.segment_list())
-    return SealedFile(
-        name=path.name,
-        key=key,
-        manifest=sealer.manifest(),
-        sha256=hashlib.sha256(content).hexdigest(),
-    )
-
-
-def opens_elsewhere(sealed: SealedFile, store: Path) -> bool:
-    """Whether another process gets the same content from ciphertext and key."""
-    done = subprocess.run(
-        [sys.executable, "-m", "demo.opener", str(store), sealed.manifest.encode().hex()],
-        input=sealed.key,
-        capture_output=True,
-        check=True,
-    )
-    return done.stdout.decode().strip() == sealed.sha256
-
-
-def main() -> None:
-    """Entry point. Exit status 0 only if every step held."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> NoReturn:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description="a sealed fine-tune, through a host that dies")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     as_json = parser.parse_args().json
-    started = time.monotonic()
-    model, rows = ASSETS / "model.safetensors", ASSETS / "train.jsonl"
-    searcher = Searcher(canaries={"canary": CANARY}, weights={"weights": model.read_bytes()})
-    with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder)
-        files = [seal(model, ArtifactKind.WEIGHTS, store), seal(rows, ArtifactKind.DATASET, store)]
-        for blob in sorted(store.iterdir()):
-            searcher.search("store", blob.read_bytes())
-        opened = {sealed.name: opens_elsewhere(sealed, store) for sealed in files}
-    at_home = [hit.secret for hit in searcher.search("the buyer's own folder", rows.read_bytes())]
-    hits = [hit for hit in searcher.hits if hit.place == "store"]
-    print(f"sealed and opened in another process: {opened}")
-    print(f"blindness: {searcher.bytes_searched} bytes, hits {hits}, at the buyer {at_home}")
-    print(f"missing: {', '.join(MISSING)}")
-    if as_json:
-        report = {
-            "seconds": round(time.monotonic() - started, 1),
-            "opened": opened,
-            "blindness": {
-                "bytes_searched": searcher.bytes_searched,
-                "hits": len(hits),
-                "canary_found_at_buyer": "canary" in at_home,
-            },
-            "missing": list(MISSING),
-        }
-        print(json.dumps(report))
-    sys.exit(0 if all(opened.values()) and not hits and "canary" in at_home else 1)
+    signal.signal(signal.SIGTERM, _interrupt)
+    display = Display()
+    status, report = 1, None
+    with Stage() as stage:
+        try:
+            report = Story(stage, display).run()
+            status = 0
+        except StepError as error:
+            display.note(f"failed: {error}")
+        except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+            display.note(f"failed: {type(error).__name__}: {error}")
+        except KeyboardInterrupt:
+            display.note("interrupted")
+            status = 130
+        if status == 1:
+            _show_logs(stage, display)
+        stage.stop(*reversed(stage.parties))
+        if report is not None:
+            for role, party in stage.parties.items():
+                report["processes"][role]["exit"] = party.exit
+    if report is not None:
+        _summary(display, report)
+        if as_json:
+            print(json.dumps(report))
+    sys.exit(status)
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _show_logs(stage: Stage, display: Display) -> None:
+    for role, party in stage.parties.items():
+        lines = stage.log_tail(role).strip().splitlines()[-6:]
+        display.note(f"--- {role} (exit {party.exit})")
+        for line in lines:
+            display.console.print(f"      {line}", markup=False)
+
+
+def _summary(display: Display, report: dict[str, Any]) -> None:
+    scores, resume = report["eval"], report["resume"]
+    ledger, blindness = report["ledger"], report["blindness"]
+    display.table(
+        "Blindhost: a sealed fine-tune, through a host that died",
+        {
+            "held-out loss, base → tuned": f"{scores['loss_base']} → {scores['loss_tuned']}",
+            "exact header, base → tuned": (
+                f"{scores['exact_match_base']} → {scores['exact_match_tuned']}"
+            ),
+            "exact reply, tuned": scores["exact_whole_tuned"],
+            "host killed at step → resumed from": (
+                f"{resume['killed_at_step']} → {resume['resumed_from_step']}"
+            ),
+            "bit-identical to its twin": resume["bit_identical"],
+            "searched for secrets": f"{blindness['bytes_searched']:,} bytes",
+            "secrets found at hosts or market": blindness["hits"],
+            "books balance": ledger["balanced"],
+            "paid by buyer (microcredits)": f"{ledger['paid_by_buyer']:,}",
+            "to hosts / owner / market": (
+                f"{ledger['to_hosts']:,} / {ledger['to_owner']:,} / {ledger['to_market']:,}"
+            ),
+            "refunded": f"{ledger['refunded']:,}",
+            "receipts settled / refused": (
+                f"{report['receipts']['settled']} / {report['receipts']['refused']}"
+            ),
+            "seconds": report["seconds"],
+        },
+    )
 
 
 if __name__ == "__main__":

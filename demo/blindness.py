@@ -33,6 +33,7 @@ DISTINCT_BYTES_MIN: Final = 8  # of 16: fewer is a constant or a counter, not we
 TABLE_BITS: Final = 24
 PIECE_BYTES: Final = 16 << 20  # of a haystack at a time; pieces overlap by a whole canary
 OVERLAP_BYTES: Final = 4096
+UNPACKED_BYTES_MIN: Final = 8  # shorter is chance, and shorter than any secret
 UNPACKED_BYTES_MAX: Final = 1 << 30  # a compressed stream that grows beyond is searched up to here
 
 
@@ -180,7 +181,7 @@ def _views(content: bytes) -> Iterator[tuple[str, bytes]]:
     ):
         for offset in _occurrences(content, magic):
             unpacked = _undo(content, offset, bits)
-            if len(unpacked) >= WINDOW_BYTES:
+            if len(unpacked) >= UNPACKED_BYTES_MIN:
                 yield f"{name}@{offset}", unpacked
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 CHUNK_BYTES: Final = 1 << 16
-LOOK_SECONDS: Final = 0.005  # a launch copies a hundred files between bind and the first call
+LOOK_SECONDS: Final = 0.02  # a launch copies a hundred files between bind and the first call
 BEHIND: Final = ".behind-the-tap"
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
