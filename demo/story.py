@@ -381,12 +381,20 @@ class Story:
 
     def show(self, followed: Followed) -> dict[str, Any]:
         """What the buyer's own log and the market say of a job; receipts must all hold."""
-        shown: dict[str, Any] = self.blindhost("buyer", "job", "show", followed.job)
+        shown: dict[str, Any] = self.stage.wait_for(
+            "the rest of the hold comes back", lambda: self.settled(followed.job), seconds=60
+        )
         if faults := shown["receipts_that_do_not_hold"]:
             raise StepError(f"receipts of job {followed.job[:8]}: {faults}")
         if not shown["outputs"]:
             raise StepError(f"job {followed.job[:8]} names no output in its last receipt")
         return shown
+
+    def settled(self, job: str) -> dict[str, Any] | None:
+        """What is shown of a job once its hold has ended; None until then."""
+        shown: dict[str, Any] = self.blindhost("buyer", "job", "show", job)
+        money = shown["market"]["money"]
+        return shown if money["captured"] + money["released"] == money["reserved"] else None
 
     def books(self) -> dict[str, Any]:
         """The market's trial balance."""
@@ -402,7 +410,7 @@ class Story:
         """Search all that hosts, market and scheduler hold or carried; then the buyer's own."""
         searcher = Searcher(
             canaries={f"canary {n}": canary for n, canary in enumerate(self.canaries)},
-            weights={"weights": (ASSETS / "model.safetensors").read_bytes()},
+            weights={"weights": tensor_bytes(ASSETS / "model.safetensors")},
         )
         search_all(searcher, self.places(), self.words)
         for host in HOSTS:
@@ -506,6 +514,12 @@ def search_all(searcher: Searcher, places: list[Path], words: list[tuple[str, by
                     searcher.search(name, path.read_bytes())
     for name, content in words:
         searcher.search(name, content)
+
+
+def tensor_bytes(path: Path) -> bytes:
+    """A safetensors file without its header: tensor names are in every config, and no secret."""
+    content = path.read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
 
 
 def _canary_row(canary: str) -> dict[str, Any]:
