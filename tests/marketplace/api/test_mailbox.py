@@ -8,7 +8,7 @@ import pytest
 
 from client.market_api import MarketRefusedError
 from marketplace import mailbox, wire
-from marketplace.api.renewal import RENEWED_SECONDS
+from marketplace.api.renewal import SLACK_SECONDS
 from marketplace.leases import STATE_SECONDS
 from marketplace.mailbox import HOUR_MILLISECONDS
 from marketplace.models import LeaseState
@@ -179,17 +179,24 @@ async def test_waiting_at_its_leases_box_renews_a_ready_lease(rig: Rig) -> None:
     enclave = await rig.running()
     api = rig.api(HOST)
 
-    async def polled(seconds: int) -> int:
+    # A message stands in the box, so that no poll really waits.
+    await rig.api(BUYER).post_message(enclave.address, b"sealed", message=key16())
+
+    async def polled(seconds: int, wait: int = 0) -> int:
         rig.time[0] += 1000 * seconds
-        await api.get_messages(enclave.address, after=enclave.after, lease=enclave.lease)
+        await api.get_messages(
+            enclave.address, after=enclave.after, wait_seconds=wait, lease=enclave.lease
+        )
         deadline = (await api.get_lease(enclave.lease)).deadline
         assert deadline is not None
         return deadline - rig.time[0]
 
     given = STATE_SECONDS[LeaseState.READY]
     assert await polled(1) == (given - 1) * 1000
-    assert await polled(given - 20) == RENEWED_SECONDS * 1000  # killed now, it is missed then
-    assert await polled(3) == (RENEWED_SECONDS - 3) * 1000  # not a write for each poll
-    assert await polled(wire.WAIT_SECONDS_MAX) == RENEWED_SECONDS * 1000
-    rig.time[0] += RENEWED_SECONDS * 1000 + 1
+    assert await polled(given - 10) == SLACK_SECONDS * 1000  # killed now, it is missed then
+    assert await polled(3) == (SLACK_SECONDS - 3) * 1000  # not a write for each poll
+    assert await polled(1, wait=10) == (SLACK_SECONDS + 10) * 1000  # it may wait as long as it says
+    longest = SLACK_SECONDS + wire.WAIT_SECONDS_MAX
+    assert await polled(1, wait=wire.WAIT_SECONDS_MAX) == longest * 1000
+    rig.time[0] += longest * 1000 + 1
     assert await polled(0) == -1  # too late: the scheduler gives the job to another host
