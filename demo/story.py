@@ -143,6 +143,10 @@ class Story:
         with self.display.step(5, "receipts are verified, and the books printed"):
             shown = [self.show(each) for each in (first, twin)]
             books = self.books()
+        self.display.table(
+            "The market's books (microcredits)",
+            {each["account"]: f"{each['balance']:,}" for each in books["accounts"]},
+        )
         with self.display.step(6, "hosts and market are searched for what is secret"):
             blindness, hits = self.search()
         report = self.report(first, twin, shown, books, blindness)

@@ -75,13 +75,16 @@ async def tap_port(port: int, record: Path) -> None:
 async def tap_doors(leases: Path, record: Path) -> None:
     """Stand before every socket that appears below `leases`, until cancelled."""
     print("watching", flush=True)
-    seen: set[Path] = set()
-    while True:
-        for path in await asyncio.to_thread(_sockets, leases):
-            if path not in seen:
-                seen.add(path)
-                await _tap_socket(path, record)
-        await asyncio.sleep(LOOK_SECONDS)
+    servers: dict[Path, asyncio.Server] = {}  # a server that nobody holds is closed
+    try:
+        while True:
+            for path in await asyncio.to_thread(_sockets, leases):
+                if path not in servers:
+                    servers[path] = await _tap_socket(path, record)
+            await asyncio.sleep(LOOK_SECONDS)
+    finally:
+        for server in servers.values():
+            server.close()
 
 
 def _sockets(folder: Path) -> list[Path]:
@@ -94,12 +97,12 @@ def _sockets(folder: Path) -> list[Path]:
     return []
 
 
-async def _tap_socket(path: Path, record: Path) -> None:
+async def _tap_socket(path: Path, record: Path) -> asyncio.Server:
     """Move a bound socket behind a name of ours, and listen in its place."""
     listener, behind = _take_place(path)
     name = "-".join((*path.relative_to(path.parents[2]).parts, ""))
     tap = Tap(lambda: asyncio.open_unix_connection(behind), record, name)
-    _SERVERS.append(await asyncio.start_unix_server(tap.serve_one, sock=listener))
+    return await asyncio.start_unix_server(tap.serve_one, sock=listener)
 
 
 def _take_place(path: Path) -> tuple[socket.socket, str]:
@@ -111,9 +114,6 @@ def _take_place(path: Path) -> tuple[socket.socket, str]:
     listener.bind(f"/proc/self/fd/{folder}/{path.name}")
     listener.listen()
     return listener, f"/proc/self/fd/{folder}/{BEHIND}-{path.name}"
-
-
-_SERVERS: Final[list[asyncio.Server]] = []  # a server that nobody holds is closed
 
 
 def main() -> None:

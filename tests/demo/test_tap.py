@@ -59,4 +59,5 @@ async def test_a_door_that_is_bound_is_tapped_before_its_host_calls(tmp_path: Pa
         assert await reader.read() == b"SEALED"
         writer.close()
     watcher.cancel()
+    await asyncio.wait([watcher])
     assert (record / "leas_1-door-messages-000000.out").read_bytes() == b"sealed"
