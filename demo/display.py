@@ -39,10 +39,14 @@ class Display:
         """One step: its text while it runs, its time once done."""
         started = time.monotonic()
         if not self.console.is_terminal:
-            self.console.print(f"[{number}] {text} …")
-        with self.busy(text):
-            yield
-        self.console.print(f"[{number}] {text}: {time.monotonic() - started:.1f} s")
+            self.console.print(f"[{number}] {text} …", markup=False)
+        try:
+            with self.busy(text):
+                yield
+        except BaseException:
+            self.console.print(f"[{number}] {text}: failed", markup=False)
+            raise
+        self.console.print(f"[{number}] {text}: {time.monotonic() - started:.1f} s", markup=False)
 
     @contextlib.contextmanager
     def busy(self, text: str) -> Iterator[None]:

@@ -23,7 +23,7 @@ from trust.identity import Signed
 from trust.jobs import Ready
 from trust.messages import LogHead
 
-READY_SECONDS: Final = 60  # DESIGN §3: "ready within the last minute"
+READY_SECONDS: Final = 60  # design.md §3: "ready within the last minute"
 READY_MILLISECONDS: Final = READY_SECONDS * 1000
 
 

@@ -66,7 +66,7 @@ from trust.identity import Signed
 from trust.jobs import Dispute
 from trust.messages import End, Receipt
 
-DISPUTE_MILLISECONDS: Final = 24 * 3_600_000  # DESIGN §3: default 24 h
+DISPUTE_MILLISECONDS: Final = 24 * 3_600_000  # design.md §3: default 24 h
 MATURE_MAX: Final = 256  # settlements that one sweep matures, so that a transaction stays short
 
 SETTLES: Final = frozenset(
