@@ -225,8 +225,8 @@ class Story:
         for host in HOSTS:
             folder, record = stage.home(host), str(stage.home("taps") / host)
             stage.start(
-                f"tap-{host}", "python", "-m", "demo.tap", "doors",
-                "--leases", str(folder / "leases"), "--record", record,
+                f"tap-{host}", "python", "-m", "demo.tap", "host",
+                "--home", str(folder), "--record", record,
             )  # fmt: skip
             stage.start(
                 host, "blindhost-agent", "serve", "--home", str(folder),
@@ -418,8 +418,9 @@ class Story:
         )
         search_all(searcher, self.places(), self.words)
         for host in HOSTS:
-            if not list((self.stage.home("taps") / host).glob("*.out")):
-                raise StepError(f"the tap before {host}'s doors recorded nothing")
+            for tapped in ("chip", "leas_*-door-messages", "leas_*-door-blobs"):
+                if not list((self.stage.home("taps") / host).glob(f"{tapped}-*.out")):
+                    raise StepError(f"the tap of {host} recorded nothing at {tapped}")
         hits, searched = list(searcher.hits), searcher.bytes_searched
         own = (self.stage.home("buyer") / "train.jsonl").read_bytes()
         found = {hit.secret for hit in searcher.search("buyer", own)}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from demo.tap import Tap, tap_doors
+from demo.tap import BEHIND, Tap, tap_host
 
 
 async def upper(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -44,11 +46,11 @@ async def test_a_tap_before_nobody_ends_the_connection(tmp_path: Path) -> None:
 
 
 async def test_a_door_that_is_bound_is_tapped_before_its_host_calls(tmp_path: Path) -> None:
-    leases, record = tmp_path / "leases", tmp_path / "record"
-    door = leases / "leas_1" / "door"
+    home, record = tmp_path / "home", tmp_path / "record"
+    door = home / "leases" / "leas_1" / "door"
     door.mkdir(parents=True)
     record.mkdir()
-    watcher = asyncio.create_task(tap_doors(leases, record))
+    watcher = asyncio.create_task(tap_host(home, record))
     server = await asyncio.start_unix_server(upper, str(door / "messages"))
     async with server, asyncio.timeout(10):
         while not (door / ".behind-the-tap-messages").exists():  # noqa: ASYNC110
@@ -61,3 +63,35 @@ async def test_a_door_that_is_bound_is_tapped_before_its_host_calls(tmp_path: Pa
     watcher.cancel()
     await asyncio.wait([watcher])
     assert (record / "leas_1-door-messages-000000.out").read_bytes() == b"sealed"
+
+
+async def test_the_chips_socket_is_tapped_with_the_descriptors_that_pass(tmp_path: Path) -> None:
+    home, record = tmp_path / "home", tmp_path / "record"
+    chip = home / "chip"
+    chip.mkdir(parents=True)
+    record.mkdir()
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    server.bind(str(chip / "socket"))
+    server.listen()
+    watcher = asyncio.create_task(tap_host(home, record))
+    async with asyncio.timeout(10):
+        while not (chip / f"{BEHIND}-socket").exists() or not (chip / "socket").exists():  # noqa: ASYNC110
+            await asyncio.sleep(0)  # a folder tells no event
+    caller = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    await asyncio.to_thread(caller.connect, str(chip / "socket"))
+    connection, _ = await asyncio.to_thread(server.accept)
+    with (tmp_path / "passed").open("wb") as passed:
+        socket.send_fds(caller, [b"launch"], [passed.fileno()])
+    content, (descriptor,), _, _ = await asyncio.to_thread(socket.recv_fds, connection, 100, 8)
+    assert content == b"launch"
+    os.write(descriptor, b"through the tap")
+    os.close(descriptor)
+    connection.send(b"started")
+    assert await asyncio.to_thread(caller.recv, 100) == b"started"
+    for each in (caller, connection, server):
+        each.close()
+    watcher.cancel()
+    await asyncio.wait([watcher])
+    assert (tmp_path / "passed").read_bytes() == b"through the tap"
+    assert (record / "chip-000000.out").read_bytes() == b"launch"
+    assert (record / "chip-000000.in").read_bytes() == b"started"
