@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import gzip
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -204,8 +203,3 @@ def _undo(content: bytes, offset: int, bits: int) -> bytes:
         if unpacker.eof or len(unpacked) >= UNPACKED_BYTES_MAX:
             break
     return bytes(unpacked)
-
-
-def packed(content: bytes) -> bytes:
-    """A gzip stream, for whoever plants a leak to see it found."""
-    return gzip.compress(content, mtime=0)

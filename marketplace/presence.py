@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from sqlmodel import Session, col, select
@@ -53,14 +52,6 @@ def ready_custodians(
         col(Readiness.job) == base64url(job), col(Readiness.at_ms) > now - within
     )
     return frozenset(parse_base64url(each) for each in session.exec(query))
-
-
-def missing_custodians(
-    session: Session, job: bytes, wanted: Sequence[bytes], now: int
-) -> tuple[bytes, ...]:
-    """Those of `wanted` for whom the job waits, in their order."""
-    ready = ready_custodians(session, job, now)
-    return tuple(each for each in wanted if each not in ready)
 
 
 def accept_head(session: Session, head: Signed[LogHead]) -> None:

@@ -40,7 +40,7 @@ from trust.encoding import Json, base64url, digest, parse_json
 from trust.errors import EncodingError
 from trust.identity import Signed, verify_signed
 from trust.jobs import Close, Input, InputRole, JobManifest, Terms
-from trust.messages import Progress, SignedMessage
+from trust.messages import Progress, ProgressEvent, SignedMessage
 from trust.release_state import Memory
 
 job = typer.Typer(no_args_is_help=True)
@@ -206,22 +206,25 @@ def watch(
 async def _watch(home: Home, keys: Keystore, name: bytes, *, as_json: bool) -> JobView:
     follower = Follower(home, keys, name)
     last: Progress | None = None
+    began_at = 0
     async with market(home, keys) as api:
         with Live(console=errors, auto_refresh=False, transient=True) as live:
             while True:
                 view = await api.get_job(name)
                 for record in follower.new():
                     last = record
+                    if record.event is ProgressEvent.STARTED:
+                        began_at = record.resumed_from.step if record.resumed_from else 0
                     if as_json:
                         show(record, as_json=True)
                 if errors.is_terminal:
-                    live.update(_table(view, last), refresh=True)
+                    live.update(_table(view, last, began_at), refresh=True)
                 if view.state in ENDED:
                     return view
                 await asyncio.sleep(POLL_SECONDS)
 
 
-def _table(view: JobView, last: Progress | None) -> Table:
+def _table(view: JobView, last: Progress | None, began_at: int) -> Table:
     table = Table(show_header=False, box=None)
     table.add_row("state", view.state.value)
     if view.waiting_for:
@@ -229,19 +232,30 @@ def _table(view: JobView, last: Progress | None) -> Table:
     table.add_row("generation", str(view.generation))
     table.add_row("cost so far", f"{view.money.captured:,} of {view.money.reserved:,} microcredits")
     if last is not None:
-        _add_record(table, last)
+        _add_record(table, last, began_at)
     return table
 
 
-def _add_record(table: Table, last: Progress) -> None:
+def _add_record(table: Table, last: Progress, began_at: int) -> None:
     table.add_row("step", f"{last.step} of {last.steps}")
     for each in last.measures:
         table.add_row(each.measure, each.value)
     if last.milliseconds and last.step:
         seconds = last.milliseconds / 1000
         table.add_row("tokens/s", f"{last.tokens / seconds:,.0f}")
+    if (left := seconds_left(last, began_at)) is not None:
+        table.add_row("time left", f"{left:,.0f} s")
     if last.text:
         table.add_row("says", last.text)
+
+
+def seconds_left(last: Progress, began_at: int) -> float | None:
+    """Until the last step, at the speed of this generation so far; None before its first step.
+
+    `began_at` is the step after which this generation began.
+    """
+    taken = last.step - began_at
+    return None if taken <= 0 else (last.steps - last.step) * last.milliseconds / 1000 / taken
 
 
 @job.command("show")

@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from client.cli import app, main
+from client.cli.job import seconds_left
 from client.home import Home
 from client.market_api import MarketAddress, MarketApi
 from marketplace.wire import StoredMessage
@@ -27,6 +28,8 @@ from tests.trust.release_world import Enclave, World
 from trust.identity import PartyKey
 from trust.messages import (
     FollowUpKind,
+    Progress,
+    ProgressEvent,
     Refused,
     ReleaseRequest,
     SignedMessage,
@@ -154,6 +157,27 @@ def test_checkout_measures_what_a_chip_measures_and_leaves_the_rest_behind(
     assert measured == measure_runtime(checkout).hex()
     assert fails(monkeypatch, "image", "measure", str(tmp_path), "--checkout") == 1
     assert "constraints.txt is no regular file" in capsys.readouterr().err
+
+
+def test_time_left_counts_from_where_this_generation_began() -> None:
+    record = Progress(
+        job=bytes(32),
+        generation=2,
+        rank=0,
+        number=3,
+        event=ProgressEvent.STEP,
+        step=100,
+        steps=150,
+        tokens=0,
+        milliseconds=10_000,
+        measures=(),
+        text="",
+        tensors=None,
+        resumed_from=None,
+    )
+    assert seconds_left(record, began_at=75) == 20.0  # 25 steps in 10 s, 50 to go
+    assert seconds_left(record, began_at=0) == 5.0
+    assert seconds_left(record, began_at=100) is None
 
 
 def test_job_file_cannot_name_a_buyer(
