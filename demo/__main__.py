@@ -36,6 +36,8 @@ def main() -> NoReturn:
         except KeyboardInterrupt:
             display.note("interrupted")
             status = 130
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second one must not break the cleaning up
         if status == 1:
             _show_logs(stage, display)
         stage.stop(*reversed(stage.parties))

@@ -4,6 +4,7 @@
   that it is given, and dies with the demo (PR_SET_PDEATHSIG), however the demo ends.
 - A home is a folder of mode 0700. Nobody is given the path of another's.
 - `close` ends all that is left: first SIGTERM, then SIGKILL for whole sessions.
+- No signal interrupts us between a process's birth and its place in our books (`_unbroken`).
 """
 
 from __future__ import annotations
@@ -34,8 +35,20 @@ class StepError(Exception):
     """A step of the demo failed; the text says which and why."""
 
 
-def _die_with_parent() -> None:
+@contextlib.contextmanager
+def _unbroken() -> Iterator[None]:
+    """Hold back the signals that end us; they come at the end of this block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin() -> None:
+    """In the child: end with the demo, and hear the signals that its parent holds back."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -59,6 +72,7 @@ class Stage:
         self._folder = tempfile.TemporaryDirectory(prefix="blindhost-demo-")
         self.root = Path(self._folder.name)
         self.parties: dict[str, Party] = {}
+        self._commands: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -89,18 +103,23 @@ class Stage:
 
     def command(self, *arguments: str) -> str:
         """Run a public command to its end and return what it printed."""
-        done = subprocess.run(
-            _resolved(arguments),
-            capture_output=True,
-            env=self.environment,
-            timeout=COMMAND_SECONDS,
-            check=False,
-            text=True,
-        )
-        if done.returncode:
-            said = (done.stderr or done.stdout)[-LOG_TAIL_BYTES:].strip()
-            raise StepError(f"{' '.join(arguments[:3])} exited with {done.returncode}: {said}")
-        return done.stdout
+        with _unbroken():
+            process = subprocess.Popen(
+                _resolved(arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self.environment,
+                text=True,
+                preexec_fn=_begin,  # noqa: PLW1509  # the demo has one thread
+            )
+            self._commands.append(process)
+        output, errors = process.communicate(timeout=COMMAND_SECONDS)
+        self._commands.remove(process)
+        if process.returncode:
+            said = (errors or output)[-LOG_TAIL_BYTES:].strip()
+            raise StepError(f"{' '.join(arguments[:3])} exited with {process.returncode}: {said}")
+        return output
 
     def ask(self, *arguments: str) -> Any:
         """Run a public command that prints one JSON value."""
@@ -109,7 +128,7 @@ class Stage:
     def start(self, role: str, *arguments: str) -> Party:
         """Start a daemon by its public command; its log stands in its own home."""
         log = self.home(role) / "log"
-        with log.open("ab") as file:
+        with log.open("ab") as file, _unbroken():
             process = subprocess.Popen(
                 _resolved(arguments),
                 stdin=subprocess.DEVNULL,
@@ -117,10 +136,9 @@ class Stage:
                 stderr=subprocess.STDOUT,
                 env=self.environment,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  # the demo has one thread
+                preexec_fn=_begin,  # noqa: PLW1509  # the demo has one thread
             )
-        party = Party(role=role, process=process, log=log)
-        self.parties[role] = party
+            party = self.parties[role] = Party(role=role, process=process, log=log)
         return party
 
     def wait_for(
@@ -173,6 +191,10 @@ class Stage:
 
     def close(self) -> None:
         """End every process and remove every file."""
+        for process in self._commands:
+            process.kill()
+            process.communicate()  # reaps it, and closes its pipes
+        self._commands.clear()
         self.stop(*reversed(self.parties))
         self._folder.cleanup()
 
