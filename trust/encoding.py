@@ -411,10 +411,17 @@ def _kind(annotation: Any) -> str:
     return str(getattr(annotation, "__name__", annotation))
 
 
+def _utf8(text: str, where: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DocumentError(f"{where}: half a surrogate pair is no text") from error
+
+
 def _check_limit(limit: object, value: Any, where: str) -> None:
     match limit:
         case Size(least=least, most=most):
-            length = len(value.encode("utf-8")) if isinstance(value, str) else len(value)
+            length = len(_utf8(value, where)) if isinstance(value, str) else len(value)
             if not least <= length <= most:
                 raise DocumentError(f"{where}: length {length}, wanted {least} to {most}")
         case Range(least=least, most=most):

@@ -101,7 +101,7 @@ class SessionError(BlindhostError):
 class RefusedError(BlindhostError):
     """Somebody who was asked says no.
 
-    `code` is a stable word for programs (e.g. ``stale-nonce``); the text is for people.
+    `code` is a stable word for programs (e.g. ``nonce-stale``); the text is for people.
     """
 
     def __init__(self, code: str, text: str) -> None:

@@ -38,6 +38,7 @@ VERSION: Final = 1
 INPUTS_MAX: Final = 16
 RANKS_MAX: Final = 64
 TARGETS_MAX: Final = 64
+CLIENT_KEYS_MAX: Final = 64
 
 Version = Annotated[int, Range(least=VERSION, most=VERSION)]
 HpkeKey = Annotated[bytes, Size(least=HPKE_KEY_BYTES, most=HPKE_KEY_BYTES)]
@@ -144,6 +145,38 @@ class EvaluateRecipe(Struct):
     loss_on: LossOn
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateRecipe(Struct):
+    """Serve a base model and adapters of it: one batch, a slot for each request in it.
+
+    What host and network see of a reply is `frame_bytes` every `tick_milliseconds`, so both are the
+    manifest's: public, and the same whatever is asked (docs/spec/serving.md).
+    """
+
+    TAG: ClassVar[str | None] = "generate"
+
+    slots: Annotated[int, Range(least=1, most=256)]
+    """Requests in one batch; more wait. A slot holds `length_max` tokens, prompt and reply."""
+    reply_tokens_max: Annotated[int, Range(least=1, most=1 << 20)]
+    precision: Precision
+    fixed_shapes: bool
+    """Always compute the full batch over the full context: then a seeded reply is the same alone
+    and among others in bf16 too, at a price in speed. fp32 needs it not."""
+    tick_milliseconds: Annotated[int, Range(least=20, most=10_000)]
+    frame_bytes: Annotated[int, Range(least=64, most=1 << 14)]
+    """Plaintext of one frame: what a reply may bring in one tick, padded to this."""
+
+    @property
+    def evaluation(self) -> None:
+        """Nothing is measured."""
+        return
+
+    @property
+    def loss_on(self) -> LossOn:
+        """Nothing is trained, so no template needs a marker."""
+        return LossOn.ALL
+
+
 # --- job manifest --------------------------------------------------------------------------------
 
 
@@ -152,6 +185,7 @@ class JobKind(enum.StrEnum):
 
     TRAIN = "train"
     EVALUATE = "evaluate"
+    SERVE = "serve"
 
 
 class InputRole(enum.StrEnum):
@@ -160,6 +194,8 @@ class InputRole(enum.StrEnum):
     MODEL = "model"
     DATASET = "dataset"
     HELDOUT = "heldout"
+    ADAPTER = "adapter"
+    """What a job of the same custodians made; a serve job may have several."""
 
 
 class Sharding(enum.StrEnum):
@@ -182,6 +218,15 @@ class Input(Struct):
 
     role: InputRole
     artifact: Digest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ClientKey(Struct):
+    """A key that may speak to a serve job's enclave."""
+
+    identity: Bytes32
+    tokens: Uint53 | None
+    """What it may use of one generation, prompts and replies; None: what the job may."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,12 +266,13 @@ class JobManifest(Document):
     """The owner's terms that the buyer accepts."""
     template: Digest | None
     """A chat template that the buyer accepts although the image does not know it."""
-    recipe: LoraRecipe | EvaluateRecipe
+    recipe: LoraRecipe | EvaluateRecipe | GenerateRecipe
     enclaves: Annotated[int, Range(least=1, most=RANKS_MAX)]
     local_ranks: Annotated[int, Range(least=1, most=RANKS_MAX)]
     sharding: Sharding
     rows: Count
-    """Rows in the dataset; the enclave refuses another number. Visible counts derive from it."""
+    """Rows in the dataset; the enclave refuses another number. Visible counts derive from it.
+    1 where there is no dataset."""
     length_max: Annotated[int, Range(least=8, most=1 << 20)]
     """Tokens in a row; a longer one is an error that names its line, never cut in silence."""
     images: Annotated[tuple[Annotated[bytes, Size(least=48, most=48)], ...], Size(least=1, most=16)]
@@ -239,13 +285,16 @@ class JobManifest(Document):
     generations_max: Annotated[int, Range(least=1, most=1024)]
     spend_max_microcredits: Microcredits
     ceiling_microcredits_per_step: Microcredits
-    """A host earns no more than this for one step, however long it takes."""
+    """A host earns no more than this for one step, however long it takes; of a serve job, for a
+    million tokens."""
     bid: Bid
     resources: Resources
+    client_keys: Annotated[tuple[ClientKey, ...], Size(least=0, most=CLIENT_KEYS_MAX)]
+    """Who may speak to a serve job's enclave, sorted by identity; else empty."""
     expires_at: UnixMilliseconds
 
     def _check(self) -> None:
-        roles = [each.role for each in self.inputs]
+        roles = [each.role for each in self.inputs if each.role is not InputRole.ADAPTER]
         wanted = {InputRole.MODEL}
         if self.kind is JobKind.TRAIN:
             wanted.add(InputRole.DATASET)
@@ -255,8 +304,9 @@ class JobManifest(Document):
         if len(set(roles)) != len(roles) or set(roles) != wanted:
             names = ", ".join(sorted(role.value for role in wanted))
             raise DocumentError(f"job: inputs are {', '.join(roles)}; wanted {names}, each once")
-        if isinstance(self.recipe, LoraRecipe) != (self.kind is JobKind.TRAIN):
+        if type(self.recipe) is not _RECIPES[self.kind]:
             raise DocumentError(f"job: a {self.kind.value} job with recipe {self.recipe.TAG}")
+        self._check_serve()
         if isinstance(self.recipe, LoraRecipe):
             shares = self.world_size * self.recipe.accumulation
             if self.recipe.rows_per_step % shares:
@@ -264,6 +314,33 @@ class JobManifest(Document):
                     f"job: {self.recipe.rows_per_step} rows a step are no multiple of "
                     f"{self.world_size} ranks × {self.recipe.accumulation} micro batches"
                 )
+
+    def _check_serve(self) -> None:
+        serves = self.kind is JobKind.SERVE
+        adapters = self.adapters
+        if adapters and not serves:
+            raise DocumentError(f"job: an adapter is no input of a {self.kind.value} job")
+        if len(set(adapters)) != len(adapters):
+            raise DocumentError("job: an adapter stands twice")
+        clients = [each.identity for each in self.client_keys]
+        if serves != bool(clients) or clients != sorted(set(clients)):
+            raise DocumentError(
+                f"job: {len(clients)} client keys; a serve job has some, sorted, each once, and no "
+                "other job has any"
+            )
+        if isinstance(self.recipe, GenerateRecipe):
+            if self.world_size != 1:
+                raise DocumentError(f"job: {self.world_size} processes; a serve job has one")
+            if self.recipe.reply_tokens_max >= self.length_max:
+                raise DocumentError(
+                    f"job: replies of {self.recipe.reply_tokens_max} tokens leave no prompt in a "
+                    f"slot of {self.length_max}"
+                )
+
+    @property
+    def adapters(self) -> tuple[bytes, ...]:
+        """Artifact ids of the adapters, in order. In a serve job, number n of them is n+1."""
+        return tuple(each.artifact for each in self.inputs if each.role is InputRole.ADAPTER)
 
     @property
     def world_size(self) -> int:
@@ -281,11 +358,18 @@ class JobManifest(Document):
         return max(1, self.recipe.epochs * self.rows // self.recipe.rows_per_step)
 
     def input(self, role: InputRole) -> bytes:
-        """Artifact id of the input with this role. Raises DocumentError where there is none."""
+        """Artifact id of the first input with this role. Raises DocumentError if there is none."""
         for each in self.inputs:
             if each.role is role:
                 return each.artifact
         raise DocumentError(f"job: no input with the role {role.value}")
+
+
+_RECIPES: Final = {
+    JobKind.TRAIN: LoraRecipe,
+    JobKind.EVALUATE: EvaluateRecipe,
+    JobKind.SERVE: GenerateRecipe,
+}
 
 
 # --- terms and policies --------------------------------------------------------------------------

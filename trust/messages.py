@@ -54,6 +54,8 @@ class Purpose(enum.StrEnum):
 
     RELEASE = "release"
     METER = "meter"
+    SERVE = "serve"
+    """For a client key, which then seals requests to the enclave (trust/serving.py)."""
 
 
 # --- evidence ------------------------------------------------------------------------------------
@@ -457,7 +459,8 @@ class Receipt(Document):
     """The step it started after."""
     step: Uint53
     tokens: Uint53
-    """Steps of this run × rows a step × length_max: from the manifest alone, never counted."""
+    """Training: steps of this run × rows a step × length_max, from the manifest alone. Serving:
+    what was used, rounded up to a multiple of 2¹⁶, at least one, and at most hourly anew."""
     committed: Digest | None
     """The newest checkpoint that both custodians acknowledged."""
     world_size: Count
@@ -481,6 +484,159 @@ class ReceiptPosted(Document):
     LABEL: ClassVar[str] = "session/receipt-posted"
 
     receipt: Digest
+
+
+# --- serving -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RequestKey(Document):
+    """Signed by the attested key: requests are sealed to this one until the next."""
+
+    LABEL: ClassVar[str] = "request-key"
+
+    job: Digest
+    generation: Count
+    rank: Uint16
+    number: Count
+    hpke_key: HpkeKey
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ServeOffer(Document):
+    """Enclave → client: evidence for the client's own challenge, and the newest request key."""
+
+    LABEL: ClassVar[str] = "session/serve-offer"
+
+    evidence: Annotated[bytes, Size(least=1, most=1 << 19)]
+    """Bytes of an `EvidenceBundle` of purpose *serve*."""
+    request_key: Attachment
+    """Signed `RequestKey`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ServeRequest(Document):
+    """Client → enclave: one sealed request. Its *exchange* is the digest of the sealed bytes."""
+
+    LABEL: ClassVar[str] = "session/serve-request"
+
+    request_key: Digest
+    """Of the `RequestKey` that it is sealed to."""
+    sealed: Annotated[bytes, Size(least=1, most=1 << 19)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ServeFrame(Struct):
+    """One frame of one reply."""
+
+    exchange: Digest
+    number: Uint32
+    """From 0, without a gap."""
+    chunk: Annotated[bytes, Size(least=1, most=1 << 15)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ServeFrames(Document):
+    """Enclave → client: the frames of one tick, one for each reply that goes on."""
+
+    LABEL: ClassVar[str] = "session/serve-frames"
+
+    frames: Annotated[tuple[ServeFrame, ...], Size(least=1, most=256)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ServeRefused(Document):
+    """Enclave → client: a request that did not open, so that nothing could be sealed in answer.
+
+    Nobody signs it: it is a hint to renew the request key, and never the end of a reply.
+    """
+
+    LABEL: ClassVar[str] = "session/serve-refused"
+
+    exchange: Digest
+    code: Name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ServeCancel(Document):
+    """Client → enclave, signed by the client key: this reply is not wanted any more."""
+
+    LABEL: ClassVar[str] = "session/serve-cancel"
+
+    job: Digest
+    generation: Count
+    exchange: Digest
+
+
+# --- hand-over -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Receiver(Struct):
+    """Who is to have an adapter, and a key of its own that the shares are sealed to."""
+
+    identity: Bytes32
+    hpke_key: HpkeKey
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class HandOverRequest(Document):
+    """Receiver → custodian, signed by the receiver: give me your shares of this adapter."""
+
+    LABEL: ClassVar[str] = "hand-over"
+
+    version: Version
+    custodian: Bytes32
+    manifest: Attachment
+    """Signed `Manifest` of the adapter, by the enclave that made it."""
+    to: Receiver
+    at: UnixMilliseconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class HandOverInfo(Document):
+    """The public half of a hand-over; HPKE's ``info``."""
+
+    LABEL: ClassVar[str] = "hand-over/info"
+
+    custodian: Bytes32
+    request: Digest
+    to: Receiver
+    scopes: Annotated[tuple[Scope, ...], Size(least=1, most=SCOPES_MAX)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class HandOverSecret(Document):
+    """The sealed half of a hand-over."""
+
+    LABEL: ClassVar[str] = "hand-over/secret"
+
+    shares: Annotated[tuple[Bytes32, ...], Size(least=1, most=SCOPES_MAX)]
+    """In the order of the info's scopes."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class HandOver(Document):
+    """Custodian → receiver, signed by the custodian."""
+
+    LABEL: ClassVar[str] = "hand-over/answer"
+
+    info: Attachment
+    """Bytes of a `HandOverInfo`."""
+    sealed: Attachment
+    """HPKE of a `HandOverSecret` under that info."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class HandOverRefused(Document):
+    """Custodian → receiver, signed by the custodian: no, and whose policy or terms say so."""
+
+    LABEL: ClassVar[str] = "hand-over/refused"
+
+    custodian: Bytes32
+    request: Digest
+    code: Name
+    text: Text
 
 
 # --- the door ------------------------------------------------------------------------------------
@@ -522,6 +678,10 @@ Message = (
     | SealedProgress
     | ReceiptPosted
     | Briefing
+    | ServeOffer
+    | ServeRequest
+    | ServeFrames
+    | ServeRefused
     | SignedMessage
 )
 
@@ -538,6 +698,10 @@ _MESSAGES: Final[dict[bytes, type[Message]]] = {
         SealedProgress,
         ReceiptPosted,
         Briefing,
+        ServeOffer,
+        ServeRequest,
+        ServeFrames,
+        ServeRefused,
         SignedMessage,
     )
 }

@@ -16,6 +16,7 @@ import dataclasses
 
 from trust.custody import output_custodians
 from trust.errors import RefusedError
+from trust.hand_over import HandOverAsked, decide_hand_over
 from trust.jobs import JobManifest
 from trust.messages import (
     EvidenceBundle,
@@ -24,14 +25,10 @@ from trust.messages import (
 )
 from trust.release_budget import UNBOUNDED, first_allowance
 from trust.release_checks import (
-    Inputs,
     accept_evidence,
-    accept_inputs,
     accept_job,
     accept_orders,
-    accept_policies,
     accept_signed,
-    accept_terms,
     check_above_every_generation,
     check_heads,
     check_images,
@@ -64,6 +61,13 @@ from trust.release_grant import (
     output_openings,
     seal_grant,
 )
+from trust.release_inputs import (
+    Inputs,
+    accept_inputs,
+    accept_policies,
+    accept_terms,
+    check_custodian,
+)
 from trust.release_state import Released, Seat, State
 from trust.verifier.results import AttestationResult
 
@@ -71,6 +75,7 @@ __all__ = [
     "CloseHeard",
     "Decision",
     "FollowUpAsked",
+    "HandOverAsked",
     "OrderAsked",
     "ReceiptHeard",
     "Refusal",
@@ -92,7 +97,15 @@ class ReleaseAsked:
     """Signed generation orders of the job, by whomever: the chain before the request's."""
 
 
-Request = ReleaseAsked | FollowUpAsked | ReportHeard | OrderAsked | ReceiptHeard | CloseHeard
+Request = (
+    ReleaseAsked
+    | FollowUpAsked
+    | ReportHeard
+    | OrderAsked
+    | ReceiptHeard
+    | CloseHeard
+    | HandOverAsked
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +132,8 @@ def decide(state: State, request: Request, now: int) -> Decision | Refusal:
                 return decide_receipt(state, request)
             case CloseHeard():
                 return decide_close(state, request)
+            case HandOverAsked():
+                return decide_hand_over(state, request, now)
     except RefusedError as error:
         return Refusal(code=_code(request, error.code), text=error.text)
 
@@ -169,10 +184,12 @@ def _decide_release(state: State, asked: ReleaseAsked, now: int) -> Decision:
     job = accept_job(memory, request.job, statement, now)  # (5)
     orders = accept_orders(memory, job, statement, request.order, asked.orders, now)  # (6)
     check_above_every_generation(memory, statement)  # (7)
-    inputs = accept_inputs(holdings, job.document, request.manifests)  # (8)
+    inputs = accept_inputs(holdings, memory, job.document, request.manifests)  # (8)
+    check_custodian(holdings, inputs)
     policies = accept_policies(holdings, inputs, job.document.buyer)  # (9)
-    terms = accept_terms(holdings, memory, job, inputs.model, request.terms, now)  # (10)
-    results = accept_evidence(bundle, statement, policies, inputs, holdings.identity, now)  # (11)
+    terms = accept_terms(holdings, memory, job, inputs, request.terms, now)  # (10)
+    lineages = inputs.lineages(holdings.identity)
+    results = accept_evidence(bundle, statement, policies, lineages, now)  # (11)
     check_images(job.document, results)  # (12)
     check_heads(state, inputs.cores)  # (13)
     noted = memory.checkpoints.get(job.digest)
@@ -231,9 +248,10 @@ def check_ready(
     require(signed.signer == signed.document.buyer, "job-not-by-its-buyer", text)
     require(signed.digest == job, "job-other", "not the job that was asked about")
     check_open(memory, job, signed.document, now)
-    inputs = accept_inputs(holdings, signed.document, documents[1:])
+    inputs = accept_inputs(holdings, memory, signed.document, documents[1:])
+    check_custodian(holdings, inputs)
     accept_policies(holdings, inputs, signed.document.buyer)
-    accept_terms(holdings, memory, signed, inputs.model, terms, now)
+    accept_terms(holdings, memory, signed, inputs, terms, now)
     check_heads(state, inputs.cores)
     return signed.document
 
@@ -252,10 +270,16 @@ def _stored_grant(state: State, statement: Statement) -> bytes | None:
 def _openings(
     state: State, job: JobManifest, name: bytes, statement: Statement, inputs: Inputs
 ) -> tuple[Opening, ...]:
-    """Own inputs; outputs; the group of a job of several; the checkpoint that is stated."""
+    """Own inputs; outputs; the group of a job of several; the checkpoint that is stated.
+
+    An adapter among the inputs opens as any derived artifact does: one share for each own entry.
+    """
     holdings, generation = state.holdings, statement.generation
     entries = output_custodians(inputs.cores)
-    openings = input_openings(holdings, inputs.own(holdings.identity))
+    own = inputs.own(holdings.identity)
+    openings = input_openings(holdings, [core for core in own if core.origin is None])
+    for adapter in (core for core in own if core.origin is not None):
+        openings += derived_openings(holdings, adapter)
     openings += output_openings(holdings, entries, name, generation)
     if job.enclaves > 1:
         openings += group_openings(holdings, entries, name, generation)

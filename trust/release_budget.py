@@ -13,14 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from trust.encoding import INTEGER_MAX
 from trust.errors import RefusedError
-from trust.jobs import JobManifest, LoraRecipe, Terms
+from trust.jobs import GenerateRecipe, JobManifest, LoraRecipe, Terms
 from trust.messages import Account, Allowance
 from trust.release_state import NOTHING_USED, Memory, Spending
 
 SLICES: Final = 4  # a killed enclave costs its buyer at most a quarter of the job's steps
 SLICE_STEPS_MIN: Final = 64  # below this, asking again would cost more than it protects
 REPORT_SLICES: Final = 8
+TOKEN_SLICES: Final = 8  # a killed serve enclave costs its buyer an eighth of the period's tokens
+SLICE_TOKENS_MIN: Final = 1 << 16  # what receipts count in: less could not be told from nothing
 UNBOUNDED: Final = Allowance(tokens=None, steps=None, reports=None)
 """A custodian that owns no terms sets no bound: the least of all bounds counts."""
 
@@ -38,7 +41,8 @@ def next_allowance(
 ) -> Allowance:
     """The next totals for an enclave that had `granted` and has `used` so much of it.
 
-    (1) What it could use next: a slice of the job's steps and reports, and the tokens of those.
+    (1) What it could use next: a slice of the job's steps and reports, and the tokens of those;
+    serving, a slice of the buyer's tokens alone.
     (2) What the budgets leave this buyer in this period, and the job in reports.
     (3) The lesser of the two; a kind of which something is needed and nothing is left refuses.
     """
@@ -83,6 +87,9 @@ def first_allowance(
 
 
 def _wanted(job: JobManifest, terms: Terms, used: Account, first_step: int) -> Account:
+    if isinstance(job.recipe, GenerateRecipe):
+        a_slice = max(SLICE_TOKENS_MIN, terms.budgets.tokens // TOKEN_SLICES)
+        return Account(tokens=min(INTEGER_MAX, used.tokens + a_slice), steps=0, reports=0)
     a_slice = max(SLICE_STEPS_MIN, -(-job.steps // SLICES))
     steps = min(job.steps - first_step, used.steps + a_slice) if job.steps > first_step else 0
     reports = used.reports + -(-terms.reports_max // REPORT_SLICES)

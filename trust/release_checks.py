@@ -9,17 +9,15 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeVar
 
-from trust.artifacts import ArtifactKind, Core, Manifest
-from trust.custody import LineageKind, common_kind, lineage_kind
+from trust.artifacts import Core
+from trust.custody import LineageKind, lineage_kind
 from trust.encoding import Document, digest
 from trust.errors import (
     BlindhostError,
-    CustodyError,
     EvidenceError,
     EvidenceSignatureError,
     RefusedError,
@@ -27,16 +25,15 @@ from trust.errors import (
 )
 from trust.identity import Signed, verify_signed
 from trust.jobs import (
+    GenerateRecipe,
     GenerationOrder,
-    InputRole,
     JobManifest,
     LaunchDocument,
     LoraRecipe,
     Terms,
-    UsePolicy,
 )
 from trust.messages import EvidenceBundle, Purpose, Statement
-from trust.release_state import Holdings, Memory, Standing, State
+from trust.release_state import Memory, Standing, State
 from trust.verifier.appraisal import verify_evidence
 from trust.verifier.policy import AppraisalPolicy
 from trust.verifier.results import AttestationResult
@@ -46,11 +43,6 @@ NONCE_AGE_MILLISECONDS_MAX: Final = 300_000  # a large image boots and attests w
 ORDER_LIFE_MILLISECONDS: Final = 3_600_000  # a lease's launch on a slow host, and its repeats
 CLOCK_SKEW_MILLISECONDS: Final = 300_000  # between the buyer's clock and the owner's
 
-_ROLE_KINDS: Final = {
-    InputRole.MODEL: ArtifactKind.WEIGHTS,
-    InputRole.DATASET: ArtifactKind.DATASET,
-    InputRole.HELDOUT: ArtifactKind.DATASET,
-}
 KINDS: Final = {LineageKind.REAL: RootKind.REAL, LineageKind.SIMULATED: RootKind.SIMULATED}
 
 D = TypeVar("D", bound=Document)
@@ -320,134 +312,7 @@ def check_newest_generation(memory: Memory, job: bytes, generation: int) -> None
     )
 
 
-# --- with what -----------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Inputs:
-    """A job's inputs, checked."""
-
-    cores: tuple[Core, ...]
-    """In the job's order."""
-    model: Core
-
-    def own(self, identity: bytes) -> tuple[Core, ...]:
-        """Those that this custodian's share opens."""
-        return tuple(c for c in self.cores if c.custodians[0].identity == identity)
-
-
-def accept_inputs(holdings: Holdings, job: JobManifest, manifests: Sequence[bytes]) -> Inputs:
-    """The manifests are the job's inputs, each by its custodian; own ones from the registry.
-
-    (1) There is one for each input, and its digest is the input's id. (2) It is what its role
-    wants, sealed by a party and not derived: a relabelled artifact is refused here. (3) Its one
-    custodian signed it. (4) What names this custodian is in its own registry, so kind, lineage
-    and epoch are the custodian's own words. (5) At least one is. (6) Real and simulated don't meet.
-    """
-    wanted = len(job.inputs)
-    require(len(manifests) == wanted, "inputs-missing", f"{len(manifests)} manifests of {wanted}")
-    cores = []
-    for each, data in zip(job.inputs, manifests, strict=True):
-        manifest = accept_signed(Manifest, data, "manifest")
-        core = manifest.document.core
-        text = f"the manifest of {each.role.value} is not the job's"
-        require(manifest.digest == each.artifact, "manifest-other", text)  # (1)
-        require(  # (2)
-            core.kind is _ROLE_KINDS[each.role] and core.origin is None,
-            "input-kind",
-            f"{each.role.value} is a {core.kind.value}, wanted {_ROLE_KINDS[each.role].value}",
-        )
-        count = len(core.custodians)
-        require(count == 1, "input-custodians", f"an input with {count} custodians, wanted 1")
-        custodian = core.custodians[0].identity
-        require(  # (3)
-            manifest.signer == custodian,
-            "manifest-not-by-its-custodian",
-            f"signed by {shown(manifest.signer)}, its custodian is {shown(custodian)}",
-        )
-        registered = custodian != holdings.identity or manifest.digest in holdings.manifests
-        text = f"this custodian never sealed {shown(manifest.digest)}"
-        require(registered, "manifest-not-registered", text)  # (4)
-        cores.append(core)
-    model = next(c for i, c in zip(job.inputs, cores, strict=True) if i.role is InputRole.MODEL)
-    inputs = Inputs(cores=tuple(cores), model=model)
-    own = inputs.own(holdings.identity)
-    require(bool(own), "not-a-custodian", "no input needs this custodian's consent")  # (5)
-    try:
-        common_kind(entry for core in cores for entry in core.custodians)  # (6)
-    except CustodyError as error:
-        raise RefusedError("kinds-mixed", str(error)) from error
-    return inputs
-
-
-# --- by whose leave ------------------------------------------------------------------------------
-
-
-def accept_policies(
-    holdings: Holdings, inputs: Inputs, buyer: bytes
-) -> tuple[AppraisalPolicy, ...]:
-    """Every own input's use policy allows this buyer; returns their appraisal policies, distinct.
-
-    A dataset opens for its own buyer's jobs and no others, unless its policy names them. Weights
-    open for whom the policy names, or for anybody that keeps the terms.
-    """
-    found: dict[bytes, AppraisalPolicy] = {}
-    for core in inputs.own(holdings.identity):
-        lineage = core.custodians[0].lineage
-        policy = holdings.use_policy(lineage)
-        if policy is None:
-            raise RefusedError("use-policy-missing", f"no use policy for a {core.kind.value}")
-        allowed = buyer == holdings.identity or _names_buyer(policy, core, buyer)
-        text = f"buyer {shown(buyer)} may not use this {core.kind.value}"
-        require(allowed, "buyer-not-allowed", text)
-        appraisal = holdings.appraisal_policies.get(policy.appraisal_policy)
-        if appraisal is None:
-            raise RefusedError("appraisal-policy-missing", "the use policy's is not in this home")
-        found[appraisal.digest] = appraisal
-    return tuple(found.values())
-
-
-def _names_buyer(policy: UsePolicy, core: Core, buyer: bytes) -> bool:
-    if policy.jobs_signed_by is None:
-        return core.kind is ArtifactKind.WEIGHTS
-    return buyer in policy.jobs_signed_by
-
-
-def accept_terms(
-    holdings: Holdings, memory: Memory, job: Signed[JobManifest], model: Core, data: bytes, now: int
-) -> Terms:
-    """The terms are the owner's, the job's, honoured now, and the job keeps them.
-
-    (1) The model's custodian signed them, as owner, about this model. (2) They are those that the
-    job names. (3) They name no screen. (4) For a new job they have not expired, and (5) are, to
-    the owner, its newest; later generations keep the first. (6) The recipe is within them.
-    """
-    signed = accept_signed(Terms, data, "terms")
-    terms, owner = signed.document, model.custodians[0]
-    by_owner = signed.signer == terms.owner == owner.identity
-    require(by_owner, "terms-not-by-the-owner", f"signed by {shown(signed.signer)}")  # (1)
-    text = "these terms are about other models"
-    require(owner.lineage in terms.lineages, "terms-other-model", text)
-    require(signed.digest == job.document.terms, "terms-other", "not those that the job names")
-    require(terms.screen is None, "terms-screen", "screening does not exist yet")  # (3)
-    if job.digest not in memory.terms:
-        text = f"expired at {terms.expires_at}, it is {now}"
-        require(now < terms.expires_at, "terms-expired", text)  # (4)
-        if owner.identity == holdings.identity:
-            _check_newest(holdings, signed, owner.lineage)  # (5)
-    check_recipe(job.document, terms)  # (6)
-    return terms
-
-
-def _check_newest(holdings: Holdings, terms: Signed[Terms], lineage: bytes) -> None:
-    text = "this owner never published these terms"
-    require(terms.digest in holdings.terms, "terms-not-registered", text)
-    newest = holdings.newest_terms(lineage)
-    require(
-        newest is not None and newest.digest == terms.digest,
-        "terms-not-newest",
-        f"terms {terms.document.number}; a new job needs {newest.number if newest else 'newer'}",
-    )
+# --- what it does --------------------------------------------------------------------------------
 
 
 def check_recipe(job: JobManifest, terms: Terms) -> None:
@@ -461,8 +326,9 @@ def check_recipe(job: JobManifest, terms: Terms) -> None:
         require(recipe.rank <= allowed.rank_max, "recipe-rank", text)
         text = f"{job.steps} steps; the terms allow {allowed.steps_max}"
         require(job.steps <= allowed.steps_max, "recipe-steps", text)
-    if recipe.evaluation is not None:
-        asked, most = recipe.evaluation.reply_tokens_max, terms.output.reply_tokens_max
+    writes = recipe if isinstance(recipe, GenerateRecipe) else recipe.evaluation
+    if writes is not None:
+        asked, most = writes.reply_tokens_max, terms.output.reply_tokens_max
         text = f"replies of {asked} tokens; the terms allow {most}"
         require(asked <= most, "recipe-reply-tokens", text)
 
@@ -474,11 +340,10 @@ def accept_evidence(
     bundle: EvidenceBundle,
     statement: Statement,
     policies: Sequence[AppraisalPolicy],
-    inputs: Inputs,
-    identity: bytes,
+    lineages: Sequence[bytes],
     now: int,
 ) -> tuple[AttestationResult, ...]:
-    """Every own input's appraisal policy accepts the evidence, and lineage and root are of a kind.
+    """Every own lineage's appraisal policy accepts the evidence, and its kind is the root's.
 
     A lineage is born real or simulated, and is never released under the other's policy.
     """
@@ -500,8 +365,8 @@ def accept_evidence(
             raise RefusedError("evidence-malformed", str(error)) from error
         result.require()
         results.append(result)
-    for core in inputs.own(identity):
-        wanted = KINDS[lineage_kind(core.custodians[0].lineage)]
+    for lineage in lineages:
+        wanted = KINDS[lineage_kind(lineage)]
         for result in results:
             require(
                 result.kind is wanted,

@@ -9,10 +9,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 from trust.artifacts import ArtifactKind, Core, Manifest
 from trust.identity import Signed
-from trust.jobs import Close, GenerationOrder, JobManifest, LoraRecipe, RankLease
+from trust.jobs import Close, GenerateRecipe, GenerationOrder, JobManifest, LoraRecipe, RankLease
 from trust.messages import (
     Account,
     Allowance,
@@ -25,7 +26,6 @@ from trust.messages import (
 from trust.release_budget import UNBOUNDED, next_allowance
 from trust.release_checks import (
     ORDER_LIFE_MILLISECONDS,
-    accept_inputs,
     accept_signed,
     check_heads,
     check_newest_generation,
@@ -36,6 +36,7 @@ from trust.release_checks import (
     shown,
 )
 from trust.release_grant import Opening, derived_openings, seal_grant
+from trust.release_inputs import accept_inputs
 from trust.release_state import (
     Body,
     Closed,
@@ -47,6 +48,8 @@ from trust.release_state import (
     Seat,
     State,
 )
+
+SERVED_TOKENS: Final = 1 << 16  # what a serve job's receipts count in
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +172,7 @@ def decide_follow_up(state: State, asked: FollowUpAsked, now: int) -> Decision:
         kind=said.kind,
         account=said.account,
         allowance=allowance,
+        artifacts=said.artifacts,
         grant=grant,
     )
     return Decision(entries=(entry,), answer=grant)
@@ -335,7 +339,8 @@ def decide_receipt(state: State, heard: ReceiptHeard) -> Decision:
     (1) By the key that this log shows as attested for its job, generation and rank, under that
     lease. (2) One that is known changes nothing. (3) It follows: a higher number, linked if it is
     the next; nothing counts back; nothing after the end. (4) Its tokens are its steps × the
-    manifest's own rows × length, and its world is the manifest's. (5) The end of a buyer's own job
+    manifest's own rows × length, or, serving, a multiple of 2¹⁶ within what was granted; its world
+    is the manifest's. (5) The end of a buyer's own job
     closes it: a finished job cannot be run again.
     """
     signed = accept_signed(Receipt, heard.signed, "receipt")
@@ -348,7 +353,7 @@ def decide_receipt(state: State, heard: ReceiptHeard) -> Decision:
     entries: tuple[Body, ...] = ()
     if all(each.digest != signed.digest for each in memory.receipts.get(said.job, ())):  # (2)
         _check_follows(seat, said)  # (3)
-        _check_counts(memory.jobs[said.job], said)  # (4)
+        _check_counts(memory.jobs[said.job], seat, said)  # (4)
         entries = (Received(receipt=heard.signed),)
     own = memory.jobs[said.job].buyer == state.holdings.identity
     if not own or said.end is not End.DONE or said.job in memory.closed:
@@ -376,14 +381,32 @@ def _check_follows(seat: Seat, said: Receipt) -> None:
         require(now >= before, "receipt-went-back", f"{name}: {now} after {before}")
 
 
-def _check_counts(job: JobManifest, said: Receipt) -> None:
+def _check_counts(job: JobManifest, seat: Seat, said: Receipt) -> None:
     text = f"{said.world_size} processes, the manifest says {job.world_size}"
     require(said.world_size == job.world_size, "receipt-world-size", text)
+    if isinstance(job.recipe, GenerateRecipe):
+        _check_served(seat, said)
+        return
     rows = job.recipe.rows_per_step if isinstance(job.recipe, LoraRecipe) else 0
     most = (said.step - said.first_step) * rows * job.length_max
     require(said.tokens == most, "receipt-inflated", f"{said.tokens} tokens; its steps make {most}")
     text = f"step {said.step} of {job.steps}"
     require(said.step <= job.steps, "receipt-inflated", text)
+
+
+def _check_served(seat: Seat, said: Receipt) -> None:
+    """A serve job takes no step, and its tokens show in multiples alone (attacks.md, 10)."""
+    text = f"steps {said.first_step} to {said.step}; a serve job takes none"
+    require(said.step == 0, "receipt-inflated", text)
+    units, rest = divmod(said.tokens, SERVED_TOKENS)
+    text = f"{said.tokens} tokens, wanted a positive multiple of {SERVED_TOKENS}"
+    require(units > 0 and rest == 0, "receipt-inflated", text)
+    granted = seat.allowance.tokens
+    if granted is None:  # this custodian sets no bound; the owner's log knows it
+        return
+    most = max(1, -(-granted // SERVED_TOKENS))
+    text = f"{said.tokens} tokens; {granted} were granted"
+    require(units <= most, "receipt-inflated", text)
 
 
 # --- the buyer's side ----------------------------------------------------------------------------
@@ -404,7 +427,7 @@ def decide_order(state: State, asked: OrderAsked, now: int) -> Decision:
     require(job is not None, "job-not-own", "only a job's own buyer orders its generations")  # (1)
     assert job is not None
     check_open(memory, asked.job, job.document, now)
-    inputs = accept_inputs(state.holdings, job.document, asked.manifests)
+    inputs = accept_inputs(state.holdings, memory, job.document, asked.manifests)
     check_heads(state, inputs.cores)  # (6)
     forgotten = _forgotten(state, asked)  # (2)
     known = memory.orders.get(asked.job, ()) + forgotten

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
-from trust.artifacts import Core, Custodian, LineageId, Manifest
+from trust.artifacts import ArtifactKind, Core, Custodian, LineageId, Manifest
 from trust.encoding import (
     Count,
     Digest,
@@ -38,9 +38,11 @@ from trust.messages import (
     Account,
     Allowance,
     Attachment,
+    Attachments,
     CheckpointAt,
     CheckpointReport,
     FollowUpKind,
+    HandOverRequest,
     Purpose,
     Receipt,
     Statement,
@@ -114,6 +116,8 @@ class FollowedUp(Struct):
     account: Account
     allowance: Allowance
     """Cumulative, since the enclave's start."""
+    artifacts: Attachments
+    """SHARE: the signed manifests whose shares were given; else empty."""
     grant: StoredGrant
 
 
@@ -154,7 +158,19 @@ class Closed(Struct):
     close: Attachment
 
 
-Body = Opened | Released | FollowedUp | Noted | Ordered | Received | Closed
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class HandedOver(Struct):
+    """Shares of one adapter that left for a party's own key, outside any enclave."""
+
+    TAG: ClassVar[str | None] = "handed-over"
+
+    request: Attachment
+    """Signed `HandOverRequest`: it names the receiver, and holds the adapter's manifest."""
+    answer: StoredGrant
+    """The message as it was sent."""
+
+
+Body = Opened | Released | FollowedUp | Noted | Ordered | Received | Closed | HandedOver
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,6 +234,15 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Handed:
+    """A hand-over that was made."""
+
+    artifact: bytes
+    receiver: bytes
+    answer: bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Spending:
     """An allowance, counted as spent when it was granted."""
 
@@ -262,6 +287,8 @@ class Memory:
     """Job → the newest that counts."""
     noted: Mapping[bytes, CheckpointAt] = dataclasses.field(default_factory=_empty)
     """Artifact id → where it stands, of every checkpoint that ever counted."""
+    outputs: Mapping[bytes, Signed[Manifest]] = dataclasses.field(default_factory=_empty)
+    """Artifact id → the manifest that its maker signed, of every adapter that was reopened."""
     terms: Mapping[bytes, bytes] = dataclasses.field(default_factory=_empty)
     """Job → the terms of its first release: later generations keep them."""
     spending: tuple[Spending, ...] = ()
@@ -271,10 +298,23 @@ class Memory:
         default_factory=_empty
     )
     """Job → receipts in the order in which they came."""
+    handed: Mapping[bytes, Handed] = dataclasses.field(default_factory=_empty)
+    """Digest of a hand-over request → what it got."""
 
     def generation(self, job: bytes) -> int:
         """Highest generation that anything of this job was released for; 0: none."""
         return max((n for (name, _), n in self.newest.items() if name == job), default=0)
+
+    def made_by(self, job: bytes, generation: int, key: bytes) -> Seat | None:
+        """The seat of one generation whose holder has this signing key; None: this log has none."""
+        return next(
+            (
+                seat
+                for (name, number, _), seat in self.seats.items()
+                if (name, number) == (job, generation) and seat.statement.signing_key == key
+            ),
+            None,
+        )
 
     def enclave_keys(self, job: bytes, generation: int) -> frozenset[bytes]:
         """Signing keys that this log shows as attested for one generation."""
@@ -305,6 +345,10 @@ def remember(memory: Memory, entry: LogEntry) -> Memory:
         case Closed(close=data):
             job = verify_signed(Close, data, signer=None).document.job
             return dataclasses.replace(memory, closed=_with(memory.closed, job, data))
+        case HandedOver(request=data, answer=answer):
+            return _after_hand_over(
+                memory, verify_signed(HandOverRequest, data, signer=None), answer
+            )
 
 
 def _with_orders(
@@ -356,7 +400,21 @@ def _after_follow_up(memory: Memory, body: FollowedUp, at: int) -> Memory:
     spending = (*memory.spending, _spending(memory.jobs[body.job], new, before, at))
     if new.closed:
         spending = _give_back(memory.spending, new)
-    return dataclasses.replace(memory, seats=_with(memory.seats, new.name, new), spending=spending)
+    return dataclasses.replace(
+        memory,
+        seats=_with(memory.seats, new.name, new),
+        outputs=_with_outputs(memory, body.artifacts),
+        spending=spending,
+    )
+
+
+def _with_outputs(memory: Memory, artifacts: Sequence[bytes]) -> Mapping[bytes, Signed[Manifest]]:
+    outputs = memory.outputs
+    for data in artifacts:
+        manifest = verify_signed(Manifest, data, signer=None)
+        if manifest.document.core.kind is ArtifactKind.ADAPTER:
+            outputs = _with(outputs, manifest.digest, manifest)
+    return outputs
 
 
 def _after_report(memory: Memory, report: Signed[CheckpointReport]) -> Memory:
@@ -384,6 +442,13 @@ def _after_receipt(memory: Memory, receipt: Signed[Receipt]) -> Memory:
         seats=_with(memory.seats, name, seat),
         receipts=_with(memory.receipts, said.job, (*known, receipt)),
     )
+
+
+def _after_hand_over(memory: Memory, request: Signed[HandOverRequest], answer: bytes) -> Memory:
+    said = request.document
+    artifact = verify_signed(Manifest, said.manifest, signer=None).digest
+    handed = Handed(artifact=artifact, receiver=said.to.identity, answer=answer)
+    return dataclasses.replace(memory, handed=_with(memory.handed, request.digest, handed))
 
 
 # --- what was spent ------------------------------------------------------------------------------

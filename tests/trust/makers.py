@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 
 from trust.artifacts import ArtifactKind, Core, Custodian, Origin
@@ -10,7 +11,9 @@ from trust.jobs import (
     Bid,
     BidKind,
     Budgets,
+    ClientKey,
     Evaluation,
+    GenerateRecipe,
     GenerationOrder,
     Input,
     InputRole,
@@ -82,7 +85,8 @@ def job_manifest() -> JobManifest:
         buyer=bytes([2]) * 32,
         progress_key=bytes(1216),
         inputs=tuple(
-            Input(role=role, artifact=bytes([n]) * 32) for n, role in enumerate(InputRole)
+            Input(role=role, artifact=bytes([n]) * 32)
+            for n, role in enumerate((InputRole.MODEL, InputRole.DATASET, InputRole.HELDOUT))
         ),
         terms=bytes(32),
         template=None,
@@ -104,7 +108,39 @@ def job_manifest() -> JobManifest:
             kind=BidKind.ON_DEMAND, price_microcredits_per_gpu_hour=3_600_000, notice_seconds=0
         ),
         resources=Resources(gpu_model="cpu", gpus=1, memory_mib=1024, platform="sev-snp"),
+        client_keys=(),
         expires_at=2_000_000_000_000,
+    )
+
+
+def generate() -> GenerateRecipe:
+    return GenerateRecipe(
+        slots=4,
+        reply_tokens_max=32,
+        precision=Precision.FP32,
+        fixed_shapes=False,
+        tick_milliseconds=100,
+        frame_bytes=128,
+    )
+
+
+def serve_manifest(adapters: int = 2) -> JobManifest:
+    """A serve job of a base and so many adapters, with two clients."""
+    model = Input(role=InputRole.MODEL, artifact=bytes(32))
+    made = tuple(
+        Input(role=InputRole.ADAPTER, artifact=bytes([n + 1]) * 32) for n in range(adapters)
+    )
+    return dataclasses.replace(
+        job_manifest(),
+        kind=JobKind.SERVE,
+        inputs=(model, *made),
+        recipe=generate(),
+        local_ranks=1,
+        rows=1,
+        client_keys=(
+            ClientKey(identity=bytes([1]) * 32, tokens=None),
+            ClientKey(identity=bytes([2]) * 32, tokens=1 << 20),
+        ),
     )
 
 

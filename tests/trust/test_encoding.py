@@ -204,3 +204,10 @@ def test_a_short_key_is_never_padded() -> None:
     for keys in ((bytes(31),), (bytes(33),), ()):
         with pytest.raises(EncodingError):
             derive(keys, "test")
+
+
+def test_half_a_surrogate_pair_is_an_error_of_ours() -> None:
+    from trust.serving import ChatMessage, Role
+
+    with pytest.raises(DocumentError, match="half a surrogate pair"):
+        ChatMessage(role=Role.USER, content="\ud800")

@@ -777,6 +777,6 @@ def test_new_incarnation_closes_every_generation_ordered_before(
 
 
 def test_every_input_role_has_a_kind_that_is_checked() -> None:
-    from trust.release_checks import _ROLE_KINDS
+    from trust.release_inputs import ROLE_KINDS
 
-    assert set(_ROLE_KINDS) == set(InputRole)
+    assert set(ROLE_KINDS) == set(InputRole)

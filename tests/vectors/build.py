@@ -1,7 +1,8 @@
 """Make the golden vectors again. Run it, and git must see no change.
 
 Everything is drawn from counters, so the files are the same each time. HPKE draws its own
-ephemeral key, so its vector cannot be made twice: hpke.json is kept, and tests open it.
+ephemeral key, so its vectors cannot be made twice: hpke.json and serving_request.json are kept,
+and tests open them.
 """
 
 from __future__ import annotations
@@ -21,9 +22,22 @@ from trust.custody import (
     lineage_id,
     output_share,
 )
-from trust.encoding import Json, canonical_json
+from trust.encoding import Json, canonical_json, derive, digest
 from trust.identity import PartyKey
 from trust.jobs import Close
+from trust.messages import RequestKey
+from trust.serving import (
+    ChatMessage,
+    Finish,
+    FinishReason,
+    GenerateRequest,
+    RecordKind,
+    ReplySealer,
+    RequestHeader,
+    Role,
+    record,
+    request_plaintext,
+)
 
 HERE = Path(__file__).parent
 OWNER = PartyKey.from_bytes(bytes(range(32)))
@@ -111,9 +125,65 @@ def artifact() -> Json:
     }
 
 
+CLIENT = PartyKey.from_bytes(bytes(range(160, 192)))
+BODY = GenerateRequest(
+    adapter=bytes([0xA2]) * 32,
+    messages=(ChatMessage(role=Role.USER, content="a prompt, pretended"),),
+    prompt=None,
+    tokens_max=16,
+    temperature="0",
+    top_p="1",
+    seed=7,
+    stop=(),
+)
+HEADER = RequestHeader(
+    statement=bytes(range(192, 224)),
+    session=bytes(range(16)),
+    sequence=3,
+    request=digest(BODY.encode()),
+    response_secret=bytes(range(224, 256)),
+)
+SALT = bytes(range(32, 64))
+FINISH = Finish(reason=FinishReason.STOP, code="", text="", prompt_tokens=12, completion_tokens=2)
+
+
+def request_key(hpke_key: bytes) -> RequestKey:
+    """The request key of serving_request.json."""
+    return RequestKey(job=JOB, generation=2, rank=0, number=1, hpke_key=hpke_key)
+
+
+def serving() -> Json:
+    """A request before it is sealed, and its whole reply in frames of 128 bytes."""
+    sealer = ReplySealer(HEADER, salt=SALT, frame_bytes=128)
+    ending = FINISH.encode()
+    chunks = [
+        sealer.chunk(record(RecordKind.TEXT, "a reply ✓".encode())),
+        sealer.chunk(record(RecordKind.FINISH, ending[:60])),
+        sealer.chunk(record(RecordKind.FINISH, ending[60:]), final=True),
+        sealer.chunk(b""),
+    ]
+    secret = (HEADER.response_secret,)
+    return {
+        "client_key": CLIENT.to_bytes().hex(),
+        "body": BODY.encode().hex(),
+        "header": HEADER.encode().hex(),
+        "plaintext": request_plaintext(BODY, HEADER, CLIENT).hex(),
+        "salt": SALT.hex(),
+        "key": derive(secret, "response/key", HEADER.request, SALT).hex(),
+        "nonce": derive(secret, "response/nonce", HEADER.request, SALT)[:12].hex(),
+        "finish": ending.hex(),
+        "chunks": [chunk.hex() for chunk in chunks],
+    }
+
+
 def main() -> None:
     """Write all vectors beside this script."""
-    for name, value in (("encoding", encoding()), ("custody", custody()), ("artifact", artifact())):
+    for name, value in (
+        ("encoding", encoding()),
+        ("custody", custody()),
+        ("artifact", artifact()),
+        ("serving", serving()),
+    ):
         assert canonical_json(value)
         text = json.dumps(value, indent=1) + "\n"
         (HERE / f"{name}.json").write_text(text, encoding="utf-8")
