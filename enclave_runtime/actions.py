@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from trust.artifacts import Manifest
-from trust.messages import CheckpointAt, End, Statement
+from trust.messages import CheckpointAt, End, ServeRequest, Statement
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +61,22 @@ class OutputsGranted:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ServeAsked:
+    """A client asks something of a serve job; whether it may, opening it tells."""
+
+    client: bytes
+    request: ServeRequest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ServeCancelled:
+    """A client wants a reply no more."""
+
+    client: bytes
+    exchange: bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Waiting:
     """Nobody answered for a while; for people to know for whom the run waits."""
 
@@ -98,6 +114,8 @@ Action = (
     | MayRun
     | Committed
     | OutputsGranted
+    | ServeAsked
+    | ServeCancelled
     | Waiting
     | Stopping
     | Closed

@@ -30,6 +30,7 @@ _KIND_OF_ROLE: Final = {
     InputRole.MODEL: ArtifactKind.WEIGHTS,
     InputRole.DATASET: ArtifactKind.DATASET,
     InputRole.HELDOUT: ArtifactKind.DATASET,
+    InputRole.ADAPTER: ArtifactKind.ADAPTER,
 }
 
 
@@ -41,13 +42,25 @@ class Brief:
     job: Signed[JobManifest]
     order: Signed[GenerationOrder]
     terms: Signed[Terms]
-    manifests: Mapping[InputRole, Signed[Manifest]]
+    inputs: tuple[Signed[Manifest], ...]
     """In the job's order."""
     checkpoints: Mapping[bytes, Signed[Manifest]]
     """Artifact id → manifest, as far as the host offers them."""
     endorsements: tuple[Endorsement, ...]
     entries: tuple[Custodian, ...]
     """Custodian entries of the job: the custodians of whatever it makes."""
+
+    @property
+    def manifests(self) -> Mapping[InputRole, Manifest]:
+        """Of every input that is no adapter: there is one for each role."""
+        named = zip(self.job.document.inputs, self.inputs, strict=True)
+        return {i.role: m.document for i, m in named if i.role is not InputRole.ADAPTER}
+
+    @property
+    def adapters(self) -> tuple[Manifest, ...]:
+        """In the job's order: number n of them is n+1 in a batch, and 0 is the base."""
+        named = zip(self.job.document.inputs, self.inputs, strict=True)
+        return tuple(m.document for i, m in named if i.role is InputRole.ADAPTER)
 
     @property
     def custodians(self) -> tuple[bytes, ...]:
@@ -77,8 +90,9 @@ def check_briefing(launch: LaunchDocument, briefing: Briefing) -> Brief:
     (1) The job is the launch document's, signed by the buyer that it names. (2) The order is that
     buyer's, for this job and generation, and puts this rank under this lease. (3) The terms are
     those that the job names, signed by their owner. (4) Each manifest is the job's input in its
-    place, of the kind that its role wants, signed by its one custodian. (5) The terms are about the
-    model's lineage. (6) Real and simulated lineages do not meet. (7) Offered checkpoints are
+    place, of the kind that its role wants, signed by its one custodian; an adapter is signed by the
+    enclave that made it, whom custodians know, and is of this very model. (5) The terms are about
+    the model's lineage. (6) Real and simulated lineages do not meet. (7) Offered checkpoints are
     manifests; whether one is used, the custodians decide.
 
     Raises SessionError, SignatureError, CustodyError or EncodingError.
@@ -97,20 +111,20 @@ def check_briefing(launch: LaunchDocument, briefing: Briefing) -> Brief:
         )
     if terms.signer != terms.document.owner:
         raise SessionError("briefing: the terms are not signed by the owner that they name")
-    manifests = _check_manifests(job.document, briefing.manifests)  # (4)
-    model = manifests[InputRole.MODEL].document.core.custodians[0]
+    inputs = _check_manifests(job.document, briefing.manifests)  # (4)
+    model = _check_adapters(job.document, inputs)
     if (
         model.identity != terms.document.owner or model.lineage not in terms.document.lineages
     ):  # (5)
         raise SessionError("briefing: the terms are not about the model's lineage")
-    entries = output_custodians(m.document.core for m in manifests.values())  # (6)
+    entries = output_custodians(m.document.core for m in inputs)  # (6)
     checkpoints = [verify_signed(Manifest, m, signer=None) for m in briefing.checkpoints]  # (7)
     return Brief(
         launch=launch,
         job=job,
         order=order,
         terms=terms,
-        manifests=manifests,
+        inputs=inputs,
         checkpoints={signed.digest: signed for signed in checkpoints},
         endorsements=briefing.endorsements,
         entries=entries,
@@ -138,12 +152,10 @@ def _check_order(launch: LaunchDocument, job: JobManifest, order: GenerationOrde
         raise SessionError(f"briefing: {job.enclaves} enclaves; this image runs jobs of one")
 
 
-def _check_manifests(
-    job: JobManifest, signed: tuple[bytes, ...]
-) -> dict[InputRole, Signed[Manifest]]:
+def _check_manifests(job: JobManifest, signed: tuple[bytes, ...]) -> tuple[Signed[Manifest], ...]:
     if len(signed) != len(job.inputs):
         raise SessionError(f"briefing: {len(signed)} manifests for {len(job.inputs)} inputs")
-    manifests = {}
+    manifests = []
     for wanted, data in zip(job.inputs, signed, strict=True):
         manifest = verify_signed(Manifest, data, signer=None)
         core = manifest.document.core
@@ -154,7 +166,20 @@ def _check_manifests(
             )
         if core.kind is not _KIND_OF_ROLE[wanted.role]:
             raise SessionError(f"briefing: {wanted.role.value} is of kind {core.kind.value}")
-        if [entry.identity for entry in core.custodians] != [manifest.signer]:
+        alone = [entry.identity for entry in core.custodians] == [manifest.signer]
+        if not alone and wanted.role is not InputRole.ADAPTER:
             raise SessionError(f"briefing: {wanted.role.value} is not signed by its one custodian")
-        manifests[wanted.role] = manifest
-    return manifests
+        manifests.append(manifest)
+    return tuple(manifests)
+
+
+def _check_adapters(job: JobManifest, inputs: tuple[Signed[Manifest], ...]) -> Custodian:
+    """The model's custodian entry, once every adapter was made from its lineage, in any epoch."""
+    named = list(zip(job.inputs, (m.document.core for m in inputs), strict=True))
+    model = next(core.custodians[0] for i, core in named if i.role is InputRole.MODEL)
+    for each, core in named:
+        made_from = {(entry.identity, entry.lineage) for entry in core.custodians}
+        of_this_model = (model.identity, model.lineage) in made_from
+        if each.role is InputRole.ADAPTER and not of_this_model:
+            raise SessionError("briefing: an adapter that was not made from the model's lineage")
+    return model

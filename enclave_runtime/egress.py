@@ -25,7 +25,7 @@ from enclave_runtime.grants import least
 from trust.encoding import label_bytes
 from trust.errors import RefusedError
 from trust.identity import PartyKey
-from trust.jobs import JobManifest, LoraRecipe, Terms
+from trust.jobs import GenerateRecipe, JobManifest, LoraRecipe, Terms
 from trust.messages import CheckpointAt, Measure, Progress, ProgressEvent, SealedProgress
 from trust.sealing import hpke_seal
 
@@ -40,7 +40,7 @@ def check_terms(job: JobManifest, terms: Terms) -> None:
     """Refuse a job that its terms do not allow.
 
     (1) No screen: it could not be kept. (2) The recipe is listed, (3) within its rank and steps.
-    (4) Replies of evaluations are no longer than the output terms say.
+    (4) Replies, of evaluations too, are no longer than the output terms say.
 
     Raises RefusedError: ``screen``, ``recipe``, ``rank``, ``steps`` or ``reply``.
     """
@@ -56,8 +56,9 @@ def check_terms(job: JobManifest, terms: Terms) -> None:
             raise RefusedError("rank", f"rank {recipe.rank}; the terms allow {limits.rank_max}")
         if job.steps > limits.steps_max:
             raise RefusedError("steps", f"{job.steps} steps; the terms allow {limits.steps_max}")
-    if recipe.evaluation is not None:  # (4)
-        reply, most = recipe.evaluation.reply_tokens_max, terms.output.reply_tokens_max
+    writes = recipe if isinstance(recipe, GenerateRecipe) else recipe.evaluation
+    if writes is not None:  # (4)
+        reply, most = writes.reply_tokens_max, terms.output.reply_tokens_max
         if reply > most:
             raise RefusedError("reply", f"replies of {reply} tokens; the terms allow {most}")
 

@@ -61,4 +61,23 @@ class Failed:
     text: str
 
 
-WorkEvent = Ready | Evaluated | Stepped | CheckpointReady | Finished | Failed
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Tokens:
+    """New tokens of one reply."""
+
+    handle: int
+    ids: tuple[int, ...]
+    finish: str
+    """Empty while it goes on; else ``stop``, ``length`` or ``error``."""
+    text: str
+    """What is wrong, for ``error``."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Generated:
+    """A serve job's engine made tokens."""
+
+    items: tuple[Tokens, ...]
+
+
+WorkEvent = Ready | Evaluated | Stepped | CheckpointReady | Generated | Finished | Failed

@@ -61,12 +61,14 @@ def seat_scopes(
     custodian: bytes, inputs: Iterable[Core], entries: Iterable[Custodian], *, enclaves: int
 ) -> frozenset[Scope]:
     """What `custodian` must grant for a seat: its inputs, its outputs, and its group shares."""
+    inputs = tuple(inputs)
     scopes = {
         Scope(scope=ScopeKind.INPUT, lineage=e.lineage, epoch=e.epoch, core=core.digest)
         for core in inputs
         for e in core.custodians
-        if e.identity == custodian
+        if core.origin is None and e.identity == custodian
     }
+    scopes |= derived_scopes(custodian, (core for core in inputs if core.origin is not None))
     kinds = (ScopeKind.OUTPUT, ScopeKind.GROUP) if enclaves > 1 else (ScopeKind.OUTPUT,)
     scopes |= {
         Scope(scope=kind, lineage=e.lineage, epoch=e.epoch, core=None)

@@ -36,6 +36,8 @@ from enclave_runtime.actions import (
     NeedManifest,
     OutputsGranted,
     Send,
+    ServeAsked,
+    ServeCancelled,
     Stopping,
     Waiting,
 )
@@ -51,6 +53,7 @@ from enclave_runtime.sealed import (
     seal_and_store,
     segment_bytes,
 )
+from enclave_runtime.serve_desk import Asked, ServeDesk
 from enclave_runtime.session import Session
 from enclave_runtime.transport import AGENT, Clock, Door, Frame
 from enclave_runtime.vault import Moment, Vault
@@ -59,6 +62,7 @@ from enclave_runtime.work import (
     Evaluated,
     Failed,
     Finished,
+    Generated,
     Ready,
     RowError,
     Stepped,
@@ -79,6 +83,7 @@ from trust.messages import (
     parse_message,
 )
 from trust.sealing import HpkePrivateKey
+from trust.serving import GenerateRequest
 
 T = TypeVar("T")
 
@@ -99,6 +104,10 @@ class Work(Protocol):
     def fileno(self) -> int: ...  # noqa: D102
     def events(self) -> list[WorkEvent]: ...  # noqa: D102
     def stop(self) -> None: ...  # noqa: D102
+    def prompt(self, request: GenerateRequest) -> bytes: ...  # noqa: D102
+    def decode(self, ids: bytes) -> str: ...  # noqa: D102
+    def ask(self, asked: Asked) -> None: ...  # noqa: D102
+    def cancel(self, handle: int) -> None: ...  # noqa: D102
 
 
 class Prepare(Protocol):
@@ -144,8 +153,7 @@ async def run(
         job = brief.job.document
         check_terms(job, brief.terms.document)  # (3)
         files = await _unless(watch, fetch_public_files(door, brief))  # (4)
-        manifests = {role: signed.document for role, signed in brief.manifests.items()}
-        work = prepare(job, manifests, files, generation=launch.generation)  # (5)
+        work = prepare(job, brief.manifests, files, generation=launch.generation)  # (5)
         session = Session(
             brief,
             hpke_key=hpke_key,
@@ -209,7 +217,7 @@ class _Run:
         self._brief, self._session, self._vault = brief, session, vault
         self._signing, self._work, self._attester = signing_key, work, attester
         self._door, self._clock = door, clock
-        job = brief.job.document
+        job = self._job = brief.job.document
         self._reports = Reports(job, brief.terms.document)
         self._log = ProgressLog(
             job=job,
@@ -223,13 +231,26 @@ class _Run:
         self._sealing = asyncio.Lock()  # in the order in which the work made things
         self._jobs: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
-        self._thread: asyncio.Future[None] | None = None
+        self._thread: asyncio.Future[Any] | None = None
+        self._turn = asyncio.Lock()  # of whatever is done inside the work, in a thread
         self._reading: concurrent.futures.Future[bytes] | None = None
         self._outputs: list[Signed[Manifest]] = []
         self._made: Finished | None = None
         self._events: list[WorkEvent] = []  # that came before the work was known to have begun
         self._begun = self._stopping = self._released = False
         self._closed: End | None = None
+        self._desk: ServeDesk | None = None
+        if session.serving is not None:
+            self._desk = ServeDesk(
+                session.serving,
+                session,
+                work,
+                door,
+                clock,
+                aside=self._inside,
+                do=self._do,
+                fail=self._fail,
+            )
 
     async def serve(self) -> End:
         """From the first hello to `Closed`."""
@@ -237,6 +258,8 @@ class _Run:
         pumps = [
             asyncio.create_task(each) for each in (self._frames(), self._ticks(), self._wakes())
         ]
+        if self._desk is not None:
+            pumps.append(asyncio.create_task(self._serve_ticks(self._desk)))
         loop.add_reader(self._work.fileno(), self._wake)
         try:
             self._apply(self._session.start(self._clock.now_ms()))
@@ -263,6 +286,11 @@ class _Run:
         while True:
             await self._clock.sleep(TICK_SECONDS)
             self._todo.put_nowait(_Now.TICK)
+
+    async def _serve_ticks(self, desk: ServeDesk) -> None:
+        while True:
+            await self._clock.sleep(desk.tick_seconds)
+            self._todo.put_nowait(desk.tick)
 
     async def _wakes(self) -> None:
         while True:
@@ -351,6 +379,8 @@ class _Run:
                 return []
             case Finished():
                 return self._take_finished(event)
+            case Generated():
+                return [] if self._desk is None else self._desk.generated(event)
             case Failed():
                 return session.end(End.FAILED, event.text, now)
 
@@ -366,7 +396,7 @@ class _Run:
 
     def _take_finished(self, event: Finished) -> list[Action]:
         self._made = event
-        if self._brief.job.document.kind is JobKind.EVALUATE:
+        if self._job.kind is JobKind.EVALUATE:
             return self._session.outputs_stored((), self._clock.now_ms())
         self._do(self._store(ArtifactKind.ADAPTER, event.adapter), self._outputs_stored, self._fail)
         return []
@@ -402,6 +432,12 @@ class _Run:
                 self._stop(end, text)
             case Closed(end=end):
                 self._closed = end
+            case ServeAsked(client=client, request=request):
+                assert self._desk is not None
+                self._apply(self._desk.asked(client, request))
+            case ServeCancelled(client=client, exchange=exchange):
+                assert self._desk is not None
+                self._apply(self._desk.cancelled(client, exchange))
             case Ignored():
                 pass  # it changed nothing, and its text came from outside
             case NeedEvidence() | NeedManifest() | GotKeys() | OutputsGranted():
@@ -438,13 +474,15 @@ class _Run:
             tensors=tensors,
             resumed_from=resumed_from,
         )
-        self._door.send(self._brief.job.document.buyer, record)
+        self._door.send(self._job.buyer, record)
 
     def _stop(self, end: End, text: str) -> None:
         """Stop the work and forget the keys; what is left to say needs neither."""
         self._stopping = True
         if end is not End.DONE:
             self._tell(ProgressEvent.FAILED, text=text)
+        elif self._desk is not None:
+            self._tell(ProgressEvent.FINISHED, text=text)
         self._vault.erase()
         self._made = None
         self._events.clear()
@@ -483,9 +521,10 @@ class _Run:
 
     async def _load(self, at: CheckpointAt | None, manifest: Manifest | None) -> _Loaded:
         """Fill the inputs, open the checkpoint, begin the work."""
-        for role, signed in self._brief.manifests.items():
-            source = signed.document
-            key = self._vault.key(ScopeKind.INPUT, source.core)
+        for each, signed in zip(self._job.inputs, self._brief.inputs, strict=True):
+            role, source = each.role, signed.document
+            scope = ScopeKind.INPUT if source.core.origin is None else ScopeKind.DERIVED
+            key = self._vault.key(scope, source.core)
             opener = await fetch_opener(self._door, source, key)
             try:
                 await self._inside(
@@ -494,7 +533,7 @@ class _Run:
             except RowError as error:
                 raise RefusedError("row", f"{role.value}: {error}") from error
         self._vault.forget(Moment.FILLED)
-        job, own = self._brief.job.document, self._work.compute_class
+        job, own = self._job, self._work.compute_class
         same, content = job.compute_class in (None, own), None
         if at is not None:
             assert manifest is not None
@@ -509,12 +548,13 @@ class _Run:
         await self._inside(partial(self._work.begin, content))
         return _Loaded(same_class=same)
 
-    async def _inside(self, call: Callable[[], None]) -> None:
+    async def _inside(self, call: Callable[[], T]) -> T:
         """Call the work in a thread, one at a time, so that the door is served meanwhile."""
-        if self._stopping:
-            raise SessionError("the run is over")
-        self._thread = asyncio.get_running_loop().run_in_executor(None, call)
-        await asyncio.shield(self._thread)
+        async with self._turn:
+            if self._stopping:
+                raise SessionError("the run is over")
+            self._thread = thread = asyncio.get_running_loop().run_in_executor(None, call)
+            return await asyncio.shield(thread)
 
     def _read(self, source: Manifest, opener: ArtifactOpener, index: int) -> bytes:
         """Fetch one segment from the thread in which the work is filled."""
@@ -551,7 +591,7 @@ class _Run:
         if self._stopping:
             return []
         assert self._made is not None
-        trains = self._brief.job.document.kind is JobKind.TRAIN
+        trains = self._job.kind is JobKind.TRAIN
         self._tell(ProgressEvent.FINISHED, tensors=self._made.tensors_digest if trains else None)
         return self._session.reopened(self._clock.now_ms())
 

@@ -103,7 +103,7 @@ async def fetch_manifest(door: Door, artifact: bytes) -> Manifest:
 async def fetch_public_files(door: Door, brief: Brief) -> dict[str, bytes]:
     """Fetch the model's public files by digest. Raises BlobError, SealingError."""
     files = {}
-    for file in brief.manifests[InputRole.MODEL].document.public_files:
+    for file in brief.manifests[InputRole.MODEL].public_files:
         content = await door.read_blob(file.sha256, file.bytes) if file.bytes else b""
         if len(content) != file.bytes:
             raise SealingError(f"{file.name} has {len(content)} bytes, listed are {file.bytes}")

@@ -14,6 +14,8 @@ Rules:
 - Outputs are reopened before the receipt that says *done*. Receipts are cumulative and chained.
 - A failure after the keys came could tell by its moment what the rows hold: its receipt waits for
   the next tick (attacks.md, 10). Ends that public counts decide do not wait.
+- A serve job runs until its buyer closes it, or its owner grants no more tokens. Clients that the
+  manifest names are heard once it has begun; what they ask is `Serving`'s and its desk's.
 - Time is a parameter, in milliseconds of the enclave's monotonic clock since boot.
 """
 
@@ -33,49 +35,43 @@ from enclave_runtime.actions import (
     NeedManifest,
     OutputsGranted,
     Send,
+    ServeAsked,
+    ServeCancelled,
     Stopping,
     Waiting,
 )
+from enclave_runtime.allowances import Allowances
 from enclave_runtime.briefing import Brief
+from enclave_runtime.clients import Clients
 from enclave_runtime.commits import At, Commits
 from enclave_runtime.grants import (
-    Asked,
     OpenGrant,
-    derived_scopes,
-    least,
-    open_grant,
-    raised,
-    seat_scopes,
 )
+from enclave_runtime.papers import Papers, open_acknowledgement
 from enclave_runtime.questions import Questions
 from enclave_runtime.receipts import ReceiptBook
-from enclave_runtime.states import TRANSITIONS, Answer, Asking, RunState, Verifier, VerifierState
+from enclave_runtime.serving import Serving
+from enclave_runtime.states import TRANSITIONS, Answer, RunState, Verifier, VerifierState
 from enclave_runtime.vault import Opens, Vault
-from trust.artifacts import ArtifactKind, Core, Custodian, Manifest
+from trust.artifacts import ArtifactKind, Custodian, Manifest
 from trust.errors import BlindhostError, SessionError
-from trust.identity import PartyKey, Signed, verify_signed
-from trust.jobs import VERSION
+from trust.identity import PartyKey, Signed
+from trust.jobs import Close, JobKind
 from trust.messages import (
     Account,
     Acknowledgement,
     Challenge,
     CheckpointAt,
     End,
-    EvidenceBundle,
-    FollowUp,
     FollowUpKind,
     Grant,
-    Hello,
-    LogHead,
     Message,
     Metered,
-    MeterRequest,
     Purpose,
     ReceiptPosted,
     Refused,
-    ReleaseRequest,
-    Scope,
     ScopeKind,
+    ServeRequest,
     SignedMessage,
     Statement,
     parse_message,
@@ -86,9 +82,9 @@ from trust.sealing import HpkePrivateKey
 TICK_MS: Final = 60_000  # wire-objects §1.9: what market and host may see of time
 CLOSING_MS_MAX: Final = 120_000  # a closing account that is not answered only leaves budget unused
 GREETINGS_MAX: Final = 16  # a verifier that restarts forgets its nonces; sixteen restarts are odd
-EVALUATIONS_MAX: Final = 2  # before training and after it
+ASK_AGAIN_MS: Final = 600_000  # a budget that was used up may be there again
 # Refusals after which the same enclave may greet again: its challenge is gone, not its consent.
-STALE: Final = frozenset({"nonce-stale", "nonce-unknown", "stale-nonce"})
+STALE: Final = frozenset({"nonce-stale", "nonce-unknown"})
 # Refusals of reports and receipts name the seat's nonce too. They are sent again, so they answer
 # nothing that waits.
 REPLAYED: Final = "follow-up-replayed"  # its number was answered after all: the next one is free
@@ -113,7 +109,8 @@ class Session:
         same_class: bool,
     ) -> None:
         self._brief, self._job = brief, brief.job.document
-        self._hpke, self._signing, self._vault = hpke_key, signing_key, vault
+        self._signing, self._vault = signing_key, vault
+        self._papers = Papers(brief, hpke_key=hpke_key, signing_key=signing_key)
         self.state = RunState.OPENING
         self._questions = Questions()
         self._custodians = {
@@ -124,9 +121,9 @@ class Session:
         self._at: CheckpointAt | None = None
         self._resume: Manifest | None = None
         self._shares_ms: int | None = None
-        self._first_step = self._step = self._until = 0
-        self._begun = False
-        self._reports = self._evaluations = 0
+        self._until, self._begun = 0, False
+        self._allowances = Allowances(brief)
+        self._used = self._allowances.used
         self._commits = Commits(brief.launch, frozenset(self._custodians))
         self._outputs: tuple[Signed[Manifest], ...] = ()
         self._receipts = ReceiptBook(brief, compute_class=compute_class, same_class=same_class)
@@ -134,8 +131,16 @@ class Session:
         self._end: End | None = None
         self._end_ms = 0
         self._end_told = False
+        serves = self._job.kind is JobKind.SERVE
+        self._clients = Clients(brief, self._papers, signing_key) if serves else None
+        self._asked_ms = 0
 
     # --- what the shell may look at --------------------------------------------------------------
+
+    @property
+    def serving(self) -> Serving | None:
+        """Requests and replies of a serve job; None: it is another."""
+        return None if self._clients is None else self._clients.serving
 
     @property
     def verifier_states(self) -> dict[tuple[bytes, Purpose], VerifierState]:
@@ -145,21 +150,17 @@ class Session:
     @property
     def step(self) -> int:
         """The newest step taken."""
-        return self._step
+        return self._used.step
 
     @property
     def account(self) -> Account:
         """What this enclave has used since its start."""
-        return Account(
-            tokens=self.trained_tokens + self._evaluations * self._brief.evaluation_tokens,
-            steps=self._step - self._first_step,
-            reports=self._reports,
-        )
+        return self._allowances.account
 
     @property
     def trained_tokens(self) -> int:
         """Steps of this run × rows × length: what its receipts say."""
-        return (self._step - self._first_step) * self._brief.tokens_per_step
+        return self._allowances.trained_tokens
 
     def milliseconds(self, clock_ms: int) -> int:
         """Since all shares were there; 0 before."""
@@ -168,9 +169,12 @@ class Session:
     @property
     def reports_left(self) -> int | None:
         """Reports that custodians still allow; None: no bound."""
-        bounds = (v.bound.reports for v in self._custodians.values() if v.bound is not None)
-        allowed = least(*bounds)
-        return None if allowed is None else max(0, allowed - self._reports)
+        return self._allowances.reports_left(self._custodians.values())
+
+    @property
+    def tokens_left(self) -> int | None:
+        """Tokens that custodians still allow; None: no bound."""
+        return self._allowances.tokens_left(self._custodians.values())
 
     # --- opening ---------------------------------------------------------------------------------
 
@@ -192,32 +196,23 @@ class Session:
 
         Raises SessionError for any other statement.
         """
-        if self.state is not RunState.OPENING:
+        serves = statement.purpose is Purpose.SERVE
+        if self.state is not (RunState.RUNNING if serves else RunState.OPENING):
             return []
+        evidence = self._papers.evidence(statement, platform=platform, report=report)
+        if serves:
+            assert self._clients is not None
+            offer = self._clients.offer(statement, evidence, clock_ms)
+            return [Send(peer=statement.verifier, payload=offer)]
         verifier = self._find(statement.verifier, statement.purpose)
         after = self._next(verifier, Answer.EVIDENCE)
         if verifier.statement != statement:
             raise SessionError("evidence for a statement that is not the newest")
-        bundle = EvidenceBundle(
-            statement=statement.encode(),
-            launch=self._brief.launch.encode(),
-            platform=platform,
-            report=report,
-            endorsements=self._brief.endorsements,
-        ).encode()
-        request: ReleaseRequest | MeterRequest = MeterRequest(evidence=bundle)
-        if verifier.purpose is Purpose.RELEASE:
-            request = ReleaseRequest(
-                evidence=bundle,
-                job=self._brief.job.encode(),
-                order=self._brief.order.encode(),
-                terms=self._brief.terms.encode(),
-                manifests=tuple(m.encode() for m in self._brief.manifests.values()),
-            )
+        request = self._papers.request(verifier.purpose, evidence)
         verifier.state = after
         verifier.nonces.add(statement.nonce)
         what = "a grant" if verifier.purpose is Purpose.RELEASE else "metering"
-        return [self._ask("open", verifier, request.encode(), what, clock_ms)]
+        return [self._ask("open", verifier, request, what, clock_ms)]
 
     def manifest_ready(self, manifest: Manifest, clock_ms: int) -> list[Action]:
         """The manifest that `NeedManifest` wanted. Ends the run if it is another."""
@@ -239,18 +234,28 @@ class Session:
         """The run took `step`. Raises SessionError if it was not allowed, or not the next."""
         if self.state is not RunState.RUNNING or not self._begun:
             return []
-        if not self._step < step <= self._until:
-            raise SessionError(f"step {step} after {self._step}, allowed until {self._until}")
-        self._step = step
+        if not self.step < step <= self._until:
+            raise SessionError(f"step {step} after {self.step}, allowed until {self._until}")
+        self._used.step = step
         return self._go_on(clock_ms)
 
     def evaluated(self) -> None:
         """An evaluation is over: its tokens count."""
-        self._evaluations += 1
+        self._used.evaluations += 1
 
     def reported(self, count: int, clock_ms: int) -> list[Action]:
         """So many losses and scores left."""
-        self._reports += count
+        self._used.reports += count
+        return self._go_on(clock_ms)
+
+    def served(self, tokens: int, clock_ms: int) -> list[Action]:
+        """So many more tokens of prompts and replies were used."""
+        self._used.served.used += tokens
+        return self._go_on(clock_ms)
+
+    def starved(self, clock_ms: int) -> list[Action]:
+        """A request was turned away for want of tokens: ask for more now."""
+        self._allowances.starve()
         return self._go_on(clock_ms)
 
     def checkpoint_stored(
@@ -260,7 +265,7 @@ class Session:
         if self.state is not RunState.RUNNING:
             return []
         report = self._commits.report(step, manifest)
-        payload = SignedMessage(signed=self._signing.sign(report).encode()).encode()
+        payload = self._papers.signed(report)
         what = f"the acknowledgement of the checkpoint at step {step}"
         return [
             self._ask(("report", report.digest), v, payload, what, clock_ms)
@@ -305,6 +310,12 @@ class Session:
             return actions + self._stop(End.STOPPED, text, clock_ms)
         if self._begun and clock_ms // TICK_MS > self._receipt_tick:
             actions += self._receipt(clock_ms)
+        if self.serving is not None:
+            if clock_ms - self._asked_ms >= ASK_AGAIN_MS:
+                self._asked_ms = clock_ms
+                for v in self._custodians.values():
+                    v.asked_at.clear()
+            actions += self._go_on(clock_ms)
         return actions
 
     # --- messages --------------------------------------------------------------------------------
@@ -323,6 +334,8 @@ class Session:
                 return self._posted(self._from(peer, peer, Purpose.METER), message, clock_ms)
             case SignedMessage(signed=signed) if signed_label(signed) == Acknowledgement.LABEL:
                 return self._acknowledged(self._from(peer, peer, Purpose.RELEASE), signed, clock_ms)
+            case ServeRequest() | SignedMessage() if self._clients is not None:
+                return self._of_client(self._clients, peer, message, clock_ms)
             case _:
                 raise SessionError(f"{type(message).__name__} is nothing that an enclave takes")
 
@@ -331,23 +344,8 @@ class Session:
         self._check_opening()
         if challenge.nonce in v.nonces:
             raise SessionError("a challenge that was answered before")
-        launch = self._brief.launch
         v.state, v.nonce = after, challenge.nonce
-        v.statement = Statement(
-            version=VERSION,
-            purpose=v.purpose,
-            verifier=v.identity,
-            nonce=challenge.nonce,
-            hpke_key=self._hpke.public,
-            signing_key=self._signing.identity,
-            job=launch.job,
-            lease=launch.lease,
-            generation=launch.generation,
-            rank=launch.rank,
-            ranks=launch.ranks,
-            launch=launch.digest,
-            gpu_evidence=None,
-        )
+        v.statement = self._papers.statement(challenge)
         self._questions.answered(("open", v.purpose, v.identity))
         return [NeedEvidence(statement=v.statement)]
 
@@ -356,23 +354,10 @@ class Session:
         if after is VerifierState.GRANTED and v.state is VerifierState.GRANTED:
             return self._follow_up_granted(v, grant, clock_ms)
         self._check_opening()
-        (cores, entries) = (self._input_cores(), self._entries_of(v.identity))
-        asked = self._asked(
-            v,
-            number=0,
-            scopes=seat_scopes(v.identity, cores, entries, enclaves=self._job.enclaves),
-            derived_entries=frozenset(entries),
-        )
-        opened = open_grant(grant, asked, self._hpke)
-        stated = opened.info.checkpoint
-        if stated is not None and stated.generation >= self._brief.launch.generation:
-            raise SessionError(
-                f"grant states a checkpoint of generation {stated.generation}, "
-                f"this is generation {self._brief.launch.generation}"
-            )
+        opened = self._papers.open_seat_grant(v, grant)
         self._keep_shares(v, opened)
-        v.state, v.nonce, v.stated = after, opened.info.nonce, stated
-        self._raise_bound(v, opened)
+        v.state, v.nonce, v.stated = after, opened.info.nonce, opened.info.checkpoint
+        self._allowances.grant(v, opened)
         self._questions.answered(("open", v.purpose, v.identity))
         return self._opened(clock_ms)
 
@@ -404,10 +389,7 @@ class Session:
 
     def _acknowledged(self, v: Verifier, signed: bytes, clock_ms: int) -> list[Action]:
         self._next(v, Answer.ACKNOWLEDGEMENT)
-        ack = verify_signed(Acknowledgement, signed, signer=v.identity).document
-        head = verify_signed(LogHead, ack.head, signer=v.identity).document
-        if v.identity not in (ack.custodian, head.custodian) or ack.custodian != head.custodian:
-            raise SessionError("an acknowledgement in another custodian's name")
+        ack = open_acknowledgement(v, signed)
         settled = self._commits.acknowledge(v.identity, ack.report)
         self._questions.answered((("report", ack.report), v.purpose, v.identity))
         if not settled:
@@ -426,6 +408,22 @@ class Session:
             raise SessionError("not the newest receipt")
         self._questions.answered(("receipt", v.purpose, v.identity))
         return self._close(clock_ms) if self.state is RunState.CLOSING else []
+
+    # --- clients ---------------------------------------------------------------------------------
+
+    def _of_client(
+        self, clients: Clients, peer: bytes, message: ServeRequest | SignedMessage, clock_ms: int
+    ) -> list[Action]:
+        """What clients say to a serve job that has begun, and its buyer's last word."""
+        if self.state is not RunState.RUNNING or not self._begun:
+            raise SessionError(f"nothing is served: the run is {self.state.value}")
+        match clients.hear(peer, message):
+            case Close():
+                return self._stop(End.DONE, "closed by its buyer", clock_ms)
+            case Statement() as statement:
+                return [NeedEvidence(statement=statement)]
+            case ServeAsked() | ServeCancelled() as action:
+                return [action]
 
     # --- which checkpoint ------------------------------------------------------------------------
 
@@ -474,13 +472,12 @@ class Session:
         return actions
 
     def _got_keys(self, clock_ms: int) -> list[Action]:
-        tokens = least(*(v.bound.tokens for v in self._custodians.values() if v.bound is not None))
-        reserved = EVALUATIONS_MAX * self._brief.evaluation_tokens
+        tokens, reserved = self.tokens_left, self._allowances.reserved_for_evaluations()
         if tokens is not None and tokens < reserved:
             text = f"{tokens} tokens are allowed, the evaluations take {reserved}"
             return self._stop(End.OUT_OF_BUDGET, text, clock_ms)
         self.state, self._shares_ms = RunState.RUNNING, clock_ms
-        self._first_step = self._step = self._until = self._at.step if self._at else 0
+        self._until = self._used.first_step = self._used.step = self._at.step if self._at else 0
         if self._at is not None:
             self._commits.newest = At(step=self._at.step, artifact=self._at.artifact)
         return [GotKeys(at=self._at, manifest=self._resume)]
@@ -498,45 +495,24 @@ class Session:
         if v.asking is not None:
             v.queue.append((kind, artifacts))
             return []
-        assert v.nonce is not None
         v.number += 1
-        follow_up = FollowUp(
-            custodian=v.identity,
-            nonce=v.nonce,
-            job=self._brief.launch.job,
-            generation=self._brief.launch.generation,
-            rank=self._brief.launch.rank,
-            number=v.number,
-            kind=kind,
-            account=self.account,
-            artifacts=tuple(each.encode() for each in artifacts),
-        )
-        cores = [each.document.core for each in artifacts]
-        v.asking = Asking(
-            follow_up=follow_up,
-            artifacts=artifacts,
-            scopes=derived_scopes(v.identity, cores),
-        )
-        payload = SignedMessage(signed=self._signing.sign(follow_up).encode()).encode()
+        v.asking = self._papers.asking(v, kind, artifacts, self.account)
+        payload = self._papers.signed(v.asking.follow_up)
         return [self._ask("follow-up", v, payload, f"an answer to {kind.value}", clock_ms)]
 
     def _follow_up_granted(self, v: Verifier, grant: Grant, clock_ms: int) -> list[Action]:
-        if v.asking is None:
-            raise SessionError("a grant that nobody asked for")
-        follow_up = v.asking.follow_up
-        asked = self._asked(
-            v, number=follow_up.number, scopes=v.asking.scopes, derived_entries=frozenset()
-        )
-        opened = open_grant(grant, asked, self._hpke)
-        match follow_up.kind:
+        opened = self._papers.open_answer(v, grant)
+        assert v.asking is not None
+        kind = v.asking.follow_up.kind
+        match kind:
             case FollowUpKind.ACCOUNT:
-                self._raise_bound(v, opened)
+                self._allowances.grant(v, opened)
             case FollowUpKind.SHARE:
                 if self.state in (RunState.CHOOSING, RunState.REOPENING):
                     self._keep_shares(v, opened)
             case FollowUpKind.CLOSE:
                 v.closed = True
-        return self._follow_up_answered(v, follow_up.kind, clock_ms)
+        return self._follow_up_answered(v, kind, clock_ms)
 
     def _follow_up_refused(self, v: Verifier, refused: Refused, clock_ms: int) -> list[Action]:
         if v.asking is None or refused.code.startswith(NOT_FOLLOW_UPS):
@@ -587,64 +563,22 @@ class Session:
         if self.state is not RunState.RUNNING or not self._begun:
             return []
         actions: list[Action] = []
-        until = self._limit()
+        newest = self._commits.newest
+        committed = newest.step if newest else 0
+        until = self._allowances.limit(self._custodians.values(), committed=committed)
         if until > self._until:
             self._until = until
             actions.append(MayRun(until=until))
+        quiet = self.serving is None or self.serving.is_quiet
         for v in self._custodians.values():
-            if self._used_up(v):
-                text = f"the allowance by {v.identity.hex()} is used up at step {self._step}"
+            if self._allowances.used_up(v, quiet=quiet):
+                at = f" at step {self.step}" if self.serving is None else ""
+                text = f"the allowance by {v.identity.hex()} is used up{at}"
                 return actions + self._stop(End.OUT_OF_BUDGET, text, clock_ms)
-            if (mark := self._wants_more(v)) and v.asking is None:
+            if (mark := self._allowances.wants_more(v)) and v.asking is None:
                 v.asked_at.add(mark)
                 actions += self._follow_up(v, FollowUpKind.ACCOUNT, (), clock_ms)
         return actions
-
-    def _used_up(self, v: Verifier) -> bool:
-        """At the end of an allowance, and the custodian answered that there is no more."""
-        reach = self._reach(v)
-        if reach is None or reach >= self._job.steps or self._step < reach:
-            return False
-        return ("zero", reach) in v.asked_at and not v.wants(FollowUpKind.ACCOUNT)
-
-    def _wants_more(self, v: Verifier) -> tuple[str, int] | None:
-        """Why to ask for more now, as a mark that is asked once; None: no reason."""
-        reach = self._reach(v)
-        marks = []
-        if reach is not None and reach < self._job.steps:
-            if self._step >= reach:
-                marks.append(("zero", reach))
-            elif reach - self._step <= v.allowed_steps // 2:
-                marks.append(("low", reach))
-        reports = v.bound.reports if v.bound else None
-        if reports is not None and self._reports > reports // 2:
-            marks.append(("reports", reports))
-        return next((mark for mark in marks if mark not in v.asked_at), None)
-
-    def _limit(self) -> int:
-        """The step that the run must not pass."""
-        ahead = self._job.uncommitted_checkpoints_max * self._job.checkpoint_steps
-        newest = self._commits.newest
-        committed = newest.step if newest else 0
-        reaches = [self._reach(v) for v in self._custodians.values()]
-        limit = least(self._job.steps, committed + ahead, *reaches)
-        assert limit is not None
-        return limit
-
-    def _reach(self, v: Verifier) -> int | None:
-        """The step up to which one custodian's allowance reaches; None: no bound."""
-        if v.bound is None:
-            return self._first_step
-        steps = v.bound.steps_reach(
-            tokens_per_step=self._brief.tokens_per_step,
-            tokens_reserved=EVALUATIONS_MAX * self._brief.evaluation_tokens,
-        )
-        return None if steps is None else self._first_step + steps
-
-    def _raise_bound(self, v: Verifier, opened: OpenGrant) -> None:
-        before = self._reach(v) or 0
-        v.bound = raised(v.bound, opened.secret.allowance)
-        v.allowed_steps = (self._reach(v) or 0) - before
 
     # --- receipts and the end --------------------------------------------------------------------
 
@@ -653,14 +587,17 @@ class Session:
         last, newest = self._end is not None, self._commits.newest
         receipt = self._receipts.next(
             milliseconds=self.milliseconds(clock_ms),
-            first_step=self._first_step,
-            step=self._step,
+            first_step=self._used.first_step,
+            step=self.step,
+            tokens=self.trained_tokens
+            if self.serving is None
+            else self._used.served.said(clock_ms, last=last),
             committed=newest.artifact if newest else None,
             end=self._end,
             outputs=tuple(o.digest for o in self._outputs) if self._end is End.DONE else (),
         )
         self._receipt_tick = clock_ms // TICK_MS
-        payload = SignedMessage(signed=self._signing.sign(receipt).encode()).encode()
+        payload = self._papers.signed(receipt)
         what = "the last receipt to be posted" if last else "a receipt to be posted"
         return [
             self._ask("receipt", self._market, payload, what, clock_ms),
@@ -680,6 +617,8 @@ class Session:
         self._end_ms = (clock_ms // TICK_MS + 1) * TICK_MS if hides else clock_ms
         # A follow-up that is being asked keeps its number: the closing account comes after it.
         self._questions.drop_all_but("follow-up")
+        if self.serving is not None:
+            self.serving.erase()
         for v in self._custodians.values():
             v.queue.clear()
         return [Stopping(end=end, text=text), *self._close(clock_ms)]
@@ -731,13 +670,7 @@ class Session:
 
     def _greet(self, v: Verifier, clock_ms: int) -> Send:
         v.greetings += 1
-        hello = Hello(
-            version=VERSION,
-            purpose=v.purpose,
-            verifier=v.identity,
-            lease=self._brief.launch.lease,
-        )
-        return self._ask("open", v, hello.encode(), "a challenge", clock_ms)
+        return self._ask("open", v, self._papers.hello(v), "a challenge", clock_ms)
 
     def _ask(self, key: object, v: Verifier, payload: bytes, what: str, clock_ms: int) -> Send:
         self._questions.ask(
@@ -749,35 +682,7 @@ class Session:
         )
         return Send(peer=v.identity, payload=payload)
 
-    def _asked(
-        self,
-        v: Verifier,
-        *,
-        number: int,
-        scopes: frozenset[Scope],
-        derived_entries: frozenset[Custodian],
-    ) -> Asked:
-        assert v.nonce is not None
-        launch = self._brief.launch
-        return Asked(
-            custodian=v.identity,
-            nonces=frozenset(v.nonces if number == 0 else {v.nonce}),
-            job=launch.job,
-            generation=launch.generation,
-            rank=launch.rank,
-            number=number,
-            terms=self._brief.terms.digest,
-            scopes=scopes,
-            derived_entries=derived_entries,
-        )
-
     def _keep_shares(self, v: Verifier, opened: OpenGrant) -> None:
         for scope, share in zip(opened.info.scopes, opened.secret.shares, strict=True):
             entry = Custodian(identity=v.identity, lineage=scope.lineage, epoch=scope.epoch)
             self._vault.put(Opens(scope=scope.scope, entry=entry, core=scope.core), share)
-
-    def _entries_of(self, identity: bytes) -> tuple[Custodian, ...]:
-        return tuple(e for e in self._brief.entries if e.identity == identity)
-
-    def _input_cores(self) -> tuple[Core, ...]:
-        return tuple(m.document.core for m in self._brief.manifests.values())

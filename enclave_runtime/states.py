@@ -101,6 +101,8 @@ class Verifier:
     bound: Bound | None = None
     allowed_steps: int = 0
     """Steps that the newest allowance added."""
+    allowed_tokens: int = 0
+    """Likewise, tokens."""
     asked_at: set[tuple[str, int]] = dataclasses.field(default_factory=set)
     """Where more allowance was asked for: once when it ran low and once at zero, for each bound."""
     number: int = 0

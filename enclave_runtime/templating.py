@@ -114,6 +114,20 @@ class Templater:
         row = Row(ids=array.array("I", ids).tobytes(), supervised=bytes(len(ids)))
         return row, messages[-1]["content"]
 
+    def ask(self, text: bytes, *, chat: bool) -> bytes:
+        """u32 ids of a chat with the assistant's turn begun, or of bare text; cut above the length.
+
+        Chat: a row's JSON. Bare text gets the special tokens that the tokenizer puts around one.
+        """
+        if chat:
+            rendered, _spans = self._render(_messages(text), prompt=True)
+            ids = self._tokenizer.encode(rendered, add_special_tokens=False).ids
+        else:
+            ids = self._tokenizer.encode(text.decode("utf-8"), add_special_tokens=True).ids
+        if not ids:
+            raise DocumentError("a prompt without a token")
+        return array.array("I", ids[: self._length_max + 1]).tobytes()
+
     def decode(self, ids: bytes) -> str:
         """The text of u32 token ids, special tokens included."""
         text: str = self._tokenizer.decode(

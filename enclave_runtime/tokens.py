@@ -28,12 +28,13 @@ LINE_BYTES_MAX: Final = 4 << 20  # a row of a million tokens
 ANSWER_SECONDS_MAX: Final = 10.0  # a row takes under a millisecond
 START_SECONDS_MAX: Final = 60.0  # loading a vocabulary of 256,000 words on a busy machine
 CPU_SECONDS_MAX: Final = 3600  # 10 million rows
+SERVE_CPU_SECONDS_MAX: Final = 366 * 86_400  # a serve job goes on for months
 MEMORY_BYTES_MAX: Final = 1 << 30  # a vocabulary of 256,000 words takes about 200 MB
 TEXT_BYTES_MAX: Final = LINE_BYTES_MAX  # a reference reply is no longer than its line
 DECODED_BYTES_PER_TOKEN_MAX: Final = 2048  # trust.model_files bounds a token to 512 characters
 _ASKED: Final = struct.Struct(">BI")
 _OK, _REFUSED = 0, 1
-_ROW, _PROMPT, _DECODE = 1, 2, 3
+_ROW, _PROMPT, _DECODE, _CHAT, _TEXT = 1, 2, 3, 4, 5
 
 
 class RowError(BlindhostError):
@@ -51,14 +52,21 @@ class _ChildGoneError(Exception):
 class TokensChild:
     """The parent's end of the child. Raises RefusedError if template or tokenizer do not load."""
 
-    def __init__(self, files: ModelFiles, *, loss_on: LossOn, length_max: int) -> None:
+    def __init__(
+        self,
+        files: ModelFiles,
+        *,
+        loss_on: LossOn,
+        length_max: int,
+        cpu_seconds: int = CPU_SECONDS_MAX,
+    ) -> None:
         self._length_max = length_max
         asked_read, self._asked = os.pipe()
         self._answers, answers_write = os.pipe()
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            _run_child(parent, asked_read, answers_write, files, loss_on, length_max)
+            _run_child(parent, asked_read, answers_write, files, loss_on, length_max, cpu_seconds)
         os.close(asked_read)
         os.close(answers_write)
         self._ended: str | None = None
@@ -80,6 +88,19 @@ class TokensChild:
         answer = self._ask(number, _PROMPT, line, most)
         length = int.from_bytes(answer[:4], "big")
         return self._row(answer[4 : 4 + length]), answer[4 + length :].decode("utf-8")
+
+    def ask_prompt(self, text: bytes, *, chat: bool) -> bytes:
+        """u32 token ids of a prompt: a JSON row of messages, or bare text. Raises RowError.
+
+        A longer one than a row may be is cut one token above that: whoever asks sees it.
+        """
+        most = ID_BYTES * (self._length_max + 1)
+        return self._ask(1, _CHAT if chat else _TEXT, text, most)
+
+    @property
+    def ended(self) -> bool:
+        """The child is gone: it answers nothing any more."""
+        return self._ended is not None
 
     def decode(self, number: int, ids: bytes) -> str:
         """Text of u32 token ids of row `number`'s reply. Raises RowError."""
@@ -150,22 +171,35 @@ class TokensChild:
 
 
 def _run_child(
-    parent: int, asked: int, answers: int, files: ModelFiles, loss_on: LossOn, length_max: int
+    parent: int,
+    asked: int,
+    answers: int,
+    files: ModelFiles,
+    loss_on: LossOn,
+    length_max: int,
+    cpu_seconds: int,
 ) -> NoReturn:
     """Confine this fork, load, and answer until the pipe ends. Never returns."""
     status = 1
     try:
         close_all_but(asked, answers)
         die_with_parent(parent)
-        _serve(asked, answers, files, loss_on, length_max)
+        _serve(asked, answers, files, loss_on, length_max, cpu_seconds)
         status = 0
     finally:
         os._exit(status)
 
 
-def _serve(asked: int, answers: int, files: ModelFiles, loss_on: LossOn, length_max: int) -> None:
+def _serve(
+    asked: int,
+    answers: int,
+    files: ModelFiles,
+    loss_on: LossOn,
+    length_max: int,
+    cpu_seconds: int,
+) -> None:
     try:
-        confine(cpu_seconds=CPU_SECONDS_MAX, memory_bytes=MEMORY_BYTES_MAX)
+        confine(cpu_seconds=cpu_seconds, memory_bytes=MEMORY_BYTES_MAX)
         templater = Templater(files, loss_on=loss_on, length_max=length_max)
     except BaseException as error:  # noqa: BLE001 - pyo3's panics derive from BaseException
         text = error_text(error)
@@ -186,8 +220,10 @@ def _serve(asked: int, answers: int, files: ModelFiles, loss_on: LossOn, length_
                 prompt, reply = templater.prompt(body)
                 tokens = prompt.ids + prompt.supervised
                 answer = len(tokens).to_bytes(4, "big") + tokens + reply.encode()
-            else:
+            elif question == _DECODE:
                 answer = templater.decode(body).encode()
+            else:
+                answer = templater.ask(body, chat=question == _CHAT)
         except BaseException as error:  # noqa: BLE001 - pyo3's panics derive from BaseException
             _reply(answers, _REFUSED, error_text(error).encode("utf-8", "replace")[:4096])
         else:

@@ -169,9 +169,9 @@ class Outbox:
         self.filled.set()
 
     @property
-    def waiting(self) -> bool:
-        """Something was never sent."""
-        return self._sent < self._first + len(self._frames)
+    def waiting(self) -> int:
+        """How many were never sent."""
+        return self._first + len(self._frames) - self._sent
 
     def resume(self) -> int:
         """Where a new connection begins: a little before what was never sent."""
@@ -237,6 +237,11 @@ class Door:
     def send(self, peer: bytes, payload: bytes) -> None:
         """Queue a message to a peer's box, under a fresh id. Raises FrameError above the limit."""
         self._outbox.put(Frame(peer=peer, id=os.urandom(ID_BYTES), payload=payload))
+
+    @property
+    def backlog(self) -> int:
+        """Messages that no connection has taken."""
+        return self._outbox.waiting
 
     async def watch(self) -> NoReturn:
         """Raise DoorShutError once the door was shut for `SHUT_MS_MAX`."""

@@ -10,10 +10,11 @@
 
 from __future__ import annotations
 
+import array
 import select
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from enclave_runtime.environment import set_process_environment
 from enclave_runtime.events import (
@@ -21,26 +22,40 @@ from enclave_runtime.events import (
     Evaluated,
     Failed,
     Finished,
+    Generated,
     Ready,
     Stepped,
+    Tokens,
     WorkEvent,
 )
 from enclave_runtime.pipes import Frame, write_frame
 from enclave_runtime.ranks import RankChild, Seat, fork_ranks, join_world
 from enclave_runtime.rows import Row, pack_rows
 from enclave_runtime.scores import EvaluationParts, ReplyReference
-from enclave_runtime.tokens import LINE_BYTES_MAX, RowError, TokensChild
+from enclave_runtime.tokens import (
+    CPU_SECONDS_MAX,
+    LINE_BYTES_MAX,
+    SERVE_CPU_SECONDS_MAX,
+    RowError,
+    TokensChild,
+)
 from enclave_runtime.workspace import SharedMap
 from trust.artifacts import LENGTH_BYTES, ArtifactKind, ArtifactOpener, Manifest
+from trust.encoding import Json, canonical_json
 from trust.errors import BlindhostError, RefusedError, SessionError
-from trust.jobs import InputRole, JobManifest
+from trust.jobs import InputRole, JobKind, JobManifest
 from trust.model_files import check_model_files
+from trust.serving import GenerateRequest
+
+if TYPE_CHECKING:
+    from enclave_runtime.serve_desk import Asked
 
 __all__ = [
     "CheckpointReady",
     "Evaluated",
     "Failed",
     "Finished",
+    "Generated",
     "Ready",
     "RowError",
     "Stepped",
@@ -48,8 +63,11 @@ __all__ = [
     "WorkEvent",
 ]
 
+T = TypeVar("T")
+
 ROWS_FRAME_MAX: Final = 1024  # rows go to the ranks in pieces: they unpack while we tokenize
 WEIGHTS_BYTES_MAX: Final = 1 << 40
+ADAPTER_BYTES_MAX: Final = 1 << 31  # one frame to the rank holds it whole
 _KINDS: Final = {
     InputRole.MODEL: ArtifactKind.WEIGHTS,
     InputRole.DATASET: ArtifactKind.DATASET,
@@ -74,6 +92,7 @@ class Work:
         self.compute_class = compute_class
         self._job, self._weights, self._tokens, self._ranks = job, weights, tokens, ranks
         self._filled: set[InputRole] = set()
+        self._adapters = 0
         self._pending: dict[str, list[Row]] = {"dataset": [], "heldout": [], "prompts": []}
         self._references: list[ReplyReference] = []
         self._frames: deque[Frame] = deque()
@@ -98,16 +117,16 @@ class Work:
         """Check, map, fork: everything that must come before the first key.
 
         (1) The job is one that this image runs. (2) Its inputs are of the kinds that their roles
-        want. (3) The model's public files are data of the closed schema. (4) The tokenizing child
-        is forked, and loads. (5) Memory for the weights is mapped, sized by the public manifest.
-        (6) The ranks are forked.
+        want; adapters show what they are when they open. (3) The model's public files are data of
+        the closed schema. (4) The tokenizing child is forked, and loads. (5) Memory for the weights
+        is mapped, sized by the public manifest. (6) The ranks are forked.
 
         Left to the caller: that manifests are the job's, and public files the manifest's.
         Raises RefusedError, or an EncodingError that names file and key.
         """
         if job.enclaves != 1:  # (1)
             raise RefusedError("enclaves", f"a job of {job.enclaves} enclaves; this image runs 1")
-        for role in (each.role for each in job.inputs):  # (2)
+        for role in {each.role for each in job.inputs} - {InputRole.ADAPTER}:  # (2)
             if manifests[role].core.kind is not _KINDS[role]:
                 found = manifests[role].core.kind.value
                 raise RefusedError("kind", f"input {role.value} is a {found}")
@@ -115,7 +134,13 @@ class Work:
         if job.length_max > files.context:
             raise RefusedError("length", f"{job.length_max} tokens; the model has {files.context}")
         set_process_environment()
-        tokens = TokensChild(files, loss_on=job.recipe.loss_on, length_max=job.length_max)  # (4)
+        serves = job.kind is JobKind.SERVE
+        tokens = TokensChild(  # (4)
+            files,
+            loss_on=job.recipe.loss_on,
+            length_max=job.length_max,
+            cpu_seconds=SERVE_CPU_SECONDS_MAX if serves else CPU_SECONDS_MAX,
+        )
         try:
             size = manifests[InputRole.MODEL].padded_bytes - LENGTH_BYTES
             if not 0 < size <= WEIGHTS_BYTES_MAX:
@@ -142,6 +167,9 @@ class Work:
         `read(index)` gives ciphertext segments. Raises SealingError; RowError for a broken line;
         RefusedError for another number of rows than the manifest's.
         """
+        if role is InputRole.ADAPTER:
+            self._fill_adapter(opener, read)
+            return
         if role in self._filled:
             raise SessionError(f"input {role.value} was filled before")
         self._filled.add(role)
@@ -159,9 +187,22 @@ class Work:
         for name in self._pending:
             self._send_rows(name)
 
+    def _fill_adapter(self, opener: ArtifactOpener, read: Callable[[int], bytes]) -> None:
+        """Adapters come in the job's order, and are numbered from 1."""
+        if opener.content_bytes > ADAPTER_BYTES_MAX:
+            text = f"an adapter of {opener.content_bytes} bytes; at most {ADAPTER_BYTES_MAX}"
+            raise RefusedError("adapter", text)
+        content = b"".join(opener.open(index, read(index))[1] for index in range(len(opener)))
+        self._adapters += 1
+        self._tell(Frame(kind="adapter", fields={"index": self._adapters}, content=content))
+
     def begin(self, checkpoint: bytes | None) -> None:
         """Start, from a checkpoint's plaintext or from nothing. Every input is filled."""
-        if missing := {each.role for each in self._job.inputs} - self._filled:
+        wanted = {each.role for each in self._job.inputs} - {InputRole.ADAPTER}
+        if self._adapters != len(self._job.adapters):
+            text = f"{self._adapters} adapters are filled, wanted {len(self._job.adapters)}"
+            raise SessionError(text)
+        if missing := wanted - self._filled:
             raise SessionError(f"inputs that are not filled: {', '.join(sorted(missing))}")
         self._tell(
             Frame(
@@ -172,6 +213,53 @@ class Work:
     def allow_until(self, step: int) -> None:
         """Let the ranks take steps up to this one; may be raised at any time."""
         self._tell(Frame(kind="allow", fields={"step": step}))
+
+    # --- serving ---------------------------------------------------------------------------------
+
+    def prompt(self, request: GenerateRequest) -> bytes:
+        """u32 token ids of a request's prompt. Raises RowError; SessionError once the child died.
+
+        A broken prompt fails alone. A child that died answers nobody, and cannot be made again
+        among secrets: the run ends.
+        """
+        if request.messages is not None:
+            rows: list[Json] = [
+                {"content": each.content, "role": each.role.value} for each in request.messages
+            ]
+            text, chat = canonical_json({"messages": rows}), True
+        else:
+            text, chat = (request.prompt or "").encode("utf-8"), False
+        return self._of_child(lambda: self._tokens.ask_prompt(text, chat=chat))
+
+    def decode(self, ids: bytes) -> str:
+        """Text of u32 token ids. Raises RowError or SessionError, as `prompt`."""
+        return self._of_child(lambda: self._tokens.decode(1, ids)) if ids else ""
+
+    def _of_child(self, ask: Callable[[], T]) -> T:
+        try:
+            return ask()
+        except RowError as error:
+            if self._tokens.ended:
+                raise SessionError(f"the tokenizing child is gone: {error.text}") from error
+            raise
+
+    def ask(self, asked: Asked) -> None:
+        """Put a request into the engine's batch."""
+        fields = {
+            "handle": asked.handle,
+            "adapter": asked.adapter,
+            "tokens_max": asked.tokens_max,
+            "temperature": asked.temperature,
+            "top_p": asked.top_p,
+            "seed": asked.seed,
+        }
+        self._tell(Frame(kind="ask", fields=fields, content=asked.ids))
+
+    def cancel(self, handle: int) -> None:
+        """Take a request out of the engine's batch, wherever it is."""
+        self._tell(Frame(kind="cancel", fields={"handle": handle}))
+
+    # --- what happens ----------------------------------------------------------------------------
 
     def fileno(self) -> int:
         """Readable when events wait."""
@@ -278,6 +366,8 @@ class Work:
                 return Stepped(**frame.fields)
             case "checkpoint":
                 return CheckpointReady(step=frame.fields["step"], content=frame.content)
+            case "generated":
+                return _generated(frame)
             case "finished":
                 from enclave_runtime.recipes.state import tensors_digest
 
@@ -329,6 +419,15 @@ class Work:
             self._mute(rank)
             rank.end()
         return Failed(text=text)
+
+
+def _generated(frame: Frame) -> Generated:
+    ids, items, start = array.array("I", frame.content).tolist(), [], 0
+    for handle, count, finish, text in frame.fields["items"]:
+        mine = tuple(ids[start : start + count])
+        items.append(Tokens(handle=handle, ids=mine, finish=finish, text=text))
+        start += count
+    return Generated(items=tuple(items))
 
 
 def _lines(opener: ArtifactOpener, read: Callable[[int], bytes]) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ from trust.artifacts import (
     Core,
     Custodian,
     Manifest,
+    Origin,
     PublicFile,
 )
 from trust.custody import LineageKind, artifact_key, artifact_share, lineage_id
@@ -149,11 +150,13 @@ def custodian(name: str) -> Custodian:
 
 def seal(kind: ArtifactKind, content: bytes, files: dict[str, bytes] | None = None) -> Sealed:
     """Seal `content` under a key of its own."""
+    derived = kind in (ArtifactKind.ADAPTER, ArtifactKind.CHECKPOINT)
+    origin = Origin(job=bytes(32), generation=1) if derived else None
     core = Core(
         kind=kind,
         seal_id=digest(kind.value.encode() + content[:64]),
         custodians=(custodian(kind.value),),
-        origin=None,
+        origin=origin,
     )
     key = artifact_key([artifact_share(digest(b"lineage key"), core)], core)
     sealer = ArtifactSealer(
@@ -235,6 +238,7 @@ def job_manifest(recipe: Any = None, *, rows: int = 30, **changes: Any) -> JobMa
         "ceiling_microcredits_per_step": 10**6,
         "bid": Bid(kind=BidKind.ON_DEMAND, price_microcredits_per_gpu_hour=10**6, notice_seconds=0),
         "resources": Resources(gpu_model="cpu", gpus=1, memory_mib=1024, platform="sev-snp"),
+        "client_keys": (),
         "expires_at": 2_000_000_000_000,
     }
     return JobManifest(**(fields | changes))

@@ -1,7 +1,8 @@
 """A rank's two pipes: what the parent says, and what the parent is told.
 
-The parent says *weights* (the map is filled), *rows*, *begin*, and *allow*: no step above the
-allowed one is ever taken. What a rank reports is plaintext; the parent seals it.
+The parent says *weights* (the map is filled), *rows*, *adapter*, *begin*, and *allow*: no step
+above the allowed one is ever taken. Of a serve job it says *ask* and *cancel* afterwards. What a
+rank reports is plaintext; the parent seals it.
 """
 
 from __future__ import annotations
@@ -24,11 +25,23 @@ class Desk:
         self._seen: set[str] = set()
         self._checkpoint: bytes | None = None
         self._rows: dict[str, list[Row]] = {"dataset": [], "heldout": [], "prompts": []}
+        self._adapters: dict[int, bytes] = {}
+        self._orders: list[Frame] = []
 
     def rows(self, name: str) -> list[Row]:
         """Rows of *dataset*, *heldout* or *prompts*; they are given away, once."""
         rows, self._rows[name] = self._rows[name], []
         return rows
+
+    def adapters(self) -> list[bytes]:
+        """The adapters' plaintexts, numbered from 1; they are given away, once.
+
+        Raises SessionError if one is missing.
+        """
+        given, self._adapters = self._adapters, {}
+        if sorted(given) != list(range(1, len(given) + 1)):
+            raise SessionError(f"rank {self.rank}: adapters {sorted(given)}, wanted 1, 2, …")
+        return [given[number] for number in sorted(given)]
 
     def await_weights(self) -> None:
         """Wait until the map is filled."""
@@ -43,6 +56,16 @@ class Desk:
         """Wait until `step` is allowed."""
         while select.select([self._reader.descriptor], [], [], 0)[0] or self._allowed < step:
             self._take(self._reader.read_some())
+
+    def orders(self, *, wait: bool) -> list[Frame]:
+        """What was asked or cancelled since, in order; with `wait`, at least one frame.
+
+        Raises EOFError where the parent is gone.
+        """
+        while select.select([self._reader.descriptor], [], [], 0)[0] or (wait and not self._orders):
+            self._take(self._reader.read_some())
+        orders, self._orders = self._orders, []
+        return orders
 
     def report(self, kind: str, content: bytes = b"", **fields: Any) -> None:
         """Tell the parent."""
@@ -59,6 +82,10 @@ class Desk:
                     self._allowed = max(self._allowed, frame.fields["step"])
                 case "rows":
                     self._rows[frame.fields["name"]] += unpack_rows(frame.content)
+                case "adapter":
+                    self._adapters[frame.fields["index"]] = frame.content
+                case "ask" | "cancel":
+                    self._orders.append(frame)
                 case "begin":
                     self._checkpoint = frame.content if frame.fields["resumes"] else None
                 case "weights":

@@ -6,12 +6,12 @@ from typing import Any
 
 from enclave_runtime.environment import THREADS_PER_RANK
 from enclave_runtime.ranks import Seat
-from enclave_runtime.recipes import evaluate, lora
+from enclave_runtime.recipes import evaluate, generate, lora
 from enclave_runtime.recipes.desk import Desk
 from enclave_runtime.recipes.evaluate import Words
 from enclave_runtime.recipes.state import Origin
 from enclave_runtime.workspace import SharedMap, load_model
-from trust.jobs import JobManifest, LoraRecipe
+from trust.jobs import GenerateRecipe, JobManifest, LoraRecipe
 from trust.model_files import ModelFiles
 
 
@@ -46,5 +46,7 @@ def run_rank(
     if isinstance(job.recipe, LoraRecipe):
         origin = Origin(job=job.digest, generation=generation, compute_class=compute_class)
         lora.run(desk, job, model, words, origin)
+    elif isinstance(job.recipe, GenerateRecipe):
+        generate.run(desk, job, model, words)
     else:
         evaluate.run(desk, job, model, words)

@@ -47,8 +47,10 @@ from trust.jobs import (
     Bid,
     BidKind,
     Budgets,
+    ClientKey,
     EvaluateRecipe,
     Evaluation,
+    GenerateRecipe,
     GenerationOrder,
     Input,
     InputRole,
@@ -125,6 +127,19 @@ RECIPE = LoraRecipe(
     loss_on=LossOn.ASSISTANT,
     evaluation=None,
 )
+GENERATE = GenerateRecipe(
+    slots=4,
+    reply_tokens_max=12,
+    precision=Precision.FP32,
+    fixed_shapes=False,
+    tick_milliseconds=20,
+    frame_bytes=64,
+)
+_KIND_OF = {
+    LoraRecipe: JobKind.TRAIN,
+    EvaluateRecipe: JobKind.EVALUATE,
+    GenerateRecipe: JobKind.SERVE,
+}
 EVALUATION = Evaluation(rows_max=8, reply_tokens_max=4, header_ends_with=":")
 
 
@@ -160,7 +175,8 @@ class World:
     def __init__(
         self,
         *,
-        recipe: LoraRecipe | EvaluateRecipe = RECIPE,
+        recipe: LoraRecipe | EvaluateRecipe | GenerateRecipe = RECIPE,
+        adapters: int = 0,
         generation: int = 1,
         job_changes: dict | None = None,
         terms_changes: dict | None = None,
@@ -183,6 +199,8 @@ class World:
         self.generation = generation
         self.terms = self._terms(terms_changes or {})
         self.inputs = self._inputs(recipe)
+        self.clients = [PartyKey.generate() for _ in range(2)]
+        self.adapters = [self._adapter(number) for number in range(1, adapters + 1)]
         self.job = self.buyer.sign(self._job(recipe, job_changes or {}))
         self.launch = LaunchDocument(
             version=1,
@@ -210,6 +228,33 @@ class World:
             signed[role] = lineage.party.sign(seal(core, key, content, self.blobs, files))
         return signed
 
+    def _adapter(self, number: int) -> Signed[Manifest]:
+        """What an earlier job of these two made."""
+        core = Core(
+            kind=ArtifactKind.ADAPTER,
+            seal_id=os.urandom(32),
+            custodians=output_custodians(
+                [
+                    Core(
+                        kind=ArtifactKind.WEIGHTS,
+                        seal_id=bytes(32),
+                        custodians=tuple(each.entry for each in self.lineages),
+                        origin=None,
+                    )
+                ]
+            ),
+            origin=Origin(job=os.urandom(32), generation=1),
+        )
+        by_entry = {each.entry: each for each in self.lineages}
+        shares = [artifact_share(by_entry[e].key, core) for e in core.custodians]
+        content = b"adapter %d" % number
+        return PartyKey.generate().sign(seal(core, artifact_key(shares, core), content, self.blobs))
+
+    @property
+    def all_inputs(self) -> list[tuple[InputRole, Signed[Manifest]]]:
+        """In the job's order."""
+        return [*self.inputs.items(), *((InputRole.ADAPTER, each) for each in self.adapters)]
+
     def _terms(self, changes: dict) -> Signed[Terms]:
         fields = {
             "version": 1,
@@ -220,7 +265,7 @@ class World:
             "royalty_microcredits_per_million_tokens": 1,
             "recipes": tuple(
                 RecipeTerms(recipe=name, rank_max=8, steps_max=1000)
-                for name in ("evaluate", "lora")
+                for name in ("evaluate", "generate", "lora")
             ),
             "reports_max": 2000,
             "report_tokens_min": 256,
@@ -236,16 +281,16 @@ class World:
     def _job(self, recipe, changes: dict) -> JobManifest:
         fields = {
             "version": 1,
-            "kind": JobKind.TRAIN if isinstance(recipe, LoraRecipe) else JobKind.EVALUATE,
+            "kind": _KIND_OF[type(recipe)],
             "nonce": os.urandom(32),
             "buyer": self.buyer.identity,
             "progress_key": self.progress_key.public,
-            "inputs": tuple(Input(role=r, artifact=m.digest) for r, m in self.inputs.items()),
+            "inputs": tuple(Input(role=r, artifact=m.digest) for r, m in self.all_inputs),
             "terms": self.terms.digest,
             "template": None,
             "recipe": recipe,
             "enclaves": 1,
-            "local_ranks": 2,
+            "local_ranks": 1 if isinstance(recipe, GenerateRecipe) else 2,
             "sharding": Sharding.DATA_PARALLEL,
             "rows": 20,
             "length_max": 16,
@@ -259,6 +304,12 @@ class World:
             "ceiling_microcredits_per_step": 1,
             "bid": Bid(kind=BidKind.ON_DEMAND, price_microcredits_per_gpu_hour=1, notice_seconds=0),
             "resources": Resources(gpu_model="cpu", gpus=1, memory_mib=1, platform="sev-snp"),
+            "client_keys": tuple(
+                ClientKey(identity=each, tokens=None)
+                for each in sorted(client.identity for client in self.clients)
+            )
+            if isinstance(recipe, GenerateRecipe)
+            else (),
             "expires_at": 1 << 42,
         }
         return JobManifest(**(fields | changes))
@@ -278,7 +329,7 @@ class World:
             "job": self.job.encode(),
             "order": self.buyer.sign(self.order()).encode(),
             "terms": self.terms.encode(),
-            "manifests": tuple(m.encode() for m in self.inputs.values()),
+            "manifests": tuple(m.encode() for _role, m in self.all_inputs),
             "checkpoints": tuple(m.encode() for m in self.checkpoints),
             "endorsements": (),
         }
@@ -289,7 +340,7 @@ class World:
 
     @property
     def entries(self) -> tuple[Custodian, ...]:
-        return output_custodians(m.document.core for m in self.inputs.values())
+        return output_custodians(m.document.core for _role, m in self.all_inputs)
 
     def make_checkpoint(
         self, *, generation: int, step: int, content: bytes, offered: bool = True, **core_changes
@@ -450,9 +501,9 @@ class FakeBroker:
         pairs = []
         for each in self.lineages:
             names = {"lineage": each.entry.lineage, "epoch": each.entry.epoch}
-            for manifest in self.world.inputs.values():
+            for _role, manifest in self.world.all_inputs:
                 core = manifest.document.core
-                if each.entry in core.custodians:
+                if each.entry in core.custodians and core.origin is None:
                     scope = Scope(scope=ScopeKind.INPUT, core=core.digest, **names)
                     pairs.append((scope, input_share(each.key, core)))
             if each.entry not in self.world.entries:
@@ -461,6 +512,7 @@ class FakeBroker:
             if self.junk_output:
                 share = os.urandom(32)
             pairs.append((Scope(scope=ScopeKind.OUTPUT, core=None, **names), share))
+        pairs += self._derived(m.document.core for m in self.world.adapters)
         if self.stated is not None and self.shares_stated_checkpoint:
             pairs += self._derived([self.world.checkpoint_core(self.stated)])
         return pairs

@@ -420,7 +420,7 @@ async def test_a_broken_row_is_named_to_the_buyer_and_to_nobody_else(host) -> No
     assert task.result() is End.FAILED
     (record,) = [p for p in hosted.progress if p.event is ProgressEvent.FAILED]
     assert "dataset: line 731" in record.text
-    assert not any(b"731" in f.payload for f in hosted.agent.carried)
+    assert not any(b"line 731" in f.payload for f in hosted.agent.carried)
     assert hosted.market.receipts[-1].end is End.FAILED
 
 

@@ -168,7 +168,7 @@ def test_a_refusal_ends_the_run(table: Table, who: str) -> None:
     assert not of(GotKeys, actions)
 
 
-@pytest.mark.parametrize("code", ["nonce-unknown", "nonce-stale", "stale-nonce"])
+@pytest.mark.parametrize("code", ["nonce-unknown", "nonce-stale"])
 def test_a_broker_that_forgot_its_nonce_is_greeted_again(table: Table, code: str) -> None:
     table.owner.refuses = {ReleaseRequest: code}
     real = table.owner.receive
@@ -735,7 +735,9 @@ def test_more_is_asked_for_before_zero_with_a_cumulative_account(table: Table) -
     assert asked.kind is FollowUpKind.ACCOUNT
     assert (asked.number, asked.account.steps, asked.account.tokens) == (1, 2, 2 * 4 * 16)
     assert not of(Stopping, actions)
-    assert table.session._reach(table.session._custodians[table.world.owner.identity]) == 12
+    assert (
+        table.session._allowances.reach(table.session._custodians[table.world.owner.identity]) == 12
+    )
 
 
 def test_a_silent_custodian_makes_the_run_wait_at_zero(table: Table) -> None:

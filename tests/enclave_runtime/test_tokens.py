@@ -328,3 +328,66 @@ def test_children_end_with_their_parent() -> None:
 def test_assets_rows_are_valid(child: TokensChild) -> None:
     rows = [child.row(n, line) for n, line in enumerate(chat_rows(20).splitlines(), start=1)]
     assert len({len(row) for row in rows}) > 3
+
+
+# --- prompts of a serve job ----------------------------------------------------------------------
+
+
+def test_a_chat_prompt_begins_the_assistants_turn_as_transformers_does(child: TokensChild) -> None:
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(DEMO)
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Where is my order? \u20ac 5"},
+    ]
+    wanted = reference.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    ids = child.ask_prompt(json.dumps({"messages": messages}).encode(), chat=True)
+    assert array.array("I", ids).tolist() == wanted
+
+
+def test_bare_text_gets_the_tokenizers_own_special_tokens(child: TokensChild) -> None:
+    from transformers import AutoTokenizer
+
+    wanted = AutoTokenizer.from_pretrained(DEMO)("Dear Noor,")["input_ids"]
+    ids = child.ask_prompt(b"Dear Noor,", chat=False)
+    assert array.array("I", ids).tolist() == wanted
+
+
+def test_a_prompt_over_the_length_is_cut_where_its_reader_sees_it() -> None:
+    made = start(length_max=8)
+    try:
+        ids = made.ask_prompt(b"one two three four five six seven eight nine ten", chat=False)
+        assert len(ids) == 4 * 9
+    finally:
+        made.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "chat"),
+    [
+        (b'{"messages": []}', True),
+        (b'{"messages": [{"role": "tool", "content": "x"}]}', True),
+        (b"{", True),
+        (b"", False),
+        (b"\xff", False),
+    ],
+)
+def test_a_broken_prompt_fails_alone(child: TokensChild, text: bytes, chat: bool) -> None:
+    with pytest.raises(RowError):
+        child.ask_prompt(text, chat=chat)
+    assert not child.ended
+    assert child.ask_prompt(b"Dear", chat=False)
+
+
+def test_the_child_of_a_serve_job_has_processor_time_for_months() -> None:
+    import resource
+
+    made = TokensChild(
+        model_files(), loss_on=LossOn.ALL, length_max=64, cpu_seconds=tokens.SERVE_CPU_SECONDS_MAX
+    )
+    try:
+        soft, _hard = resource.prlimit(made.pid, resource.RLIMIT_CPU)
+        assert soft == 366 * 86_400
+    finally:
+        made.stop()
