@@ -19,16 +19,19 @@ from sqlmodel import Session, col, select
 from marketplace.models import Lease
 from marketplace.models_exchange import Checkpoint
 from trust.artifacts import ArtifactKind, Manifest
-from trust.encoding import base64url
+from trust.encoding import base64url, label_bytes
 from trust.errors import BlindhostError, SessionError
 from trust.identity import Signed, verify_signed
 from trust.messages import CheckpointReport, SignedMessage, parse_message, signed_label
 
+_SIGNED: Final = label_bytes(SignedMessage.LABEL)
 REPORTS_PER_LEASE_MAX: Final = 4096  # a run of days, at one checkpoint every few minutes
 
 
 def find_report(payload: bytes) -> Signed[CheckpointReport] | None:
     """The checkpoint report in a message, its signature verified; None: it is no such message."""
+    if not payload.startswith(_SIGNED):  # a frame of serving costs no more than this look
+        return None
     try:
         message = parse_message(payload)
         if not isinstance(message, SignedMessage):

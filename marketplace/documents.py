@@ -8,6 +8,9 @@
 - An input's manifest is signed by a custodian in its core. A derived one is signed by an enclave's
   key: the market takes it from the job's parties and hosts, and tells nobody that it is good.
   Which one counts is in the custodians' grants, and what they say is an artifact's id.
+- An adapter may be another job's input, so its signer is a key that this market itself attested for
+  a lease of the job and generation that its core names as its origin. No other signature over it is
+  taken, and none that was taken before is ever handed out as an input's.
 """
 
 from __future__ import annotations
@@ -18,10 +21,11 @@ from typing import Final
 
 from sqlmodel import Session, col, select
 
+from marketplace.models import Lease
 from marketplace.models_exchange import Document, Newest
 from marketplace.refusals import MarketError
 from marketplace.wire import ErrorCode, StoredResult
-from trust.artifacts import Manifest
+from trust.artifacts import ArtifactKind, Core, Manifest
 from trust.encoding import base64url
 from trust.errors import DocumentError, SignatureError
 from trust.identity import IDENTITY_BYTES, SIGNATURE_BYTES, Signed, verify_signed
@@ -77,7 +81,7 @@ def verify_document(data: bytes, *, posted_by: bytes) -> Registration:
 
 
 def register(session: Session, registration: Registration, now: int) -> StoredResult:
-    """Store a verified document. Raises MarketError: OUTDATED, CONFLICT, FULL.
+    """Store a verified document. Raises MarketError: OUTDATED, CONFLICT, FULL, REFUSED.
 
     Left to the caller: whether the party may register what that job made.
     """
@@ -86,6 +90,8 @@ def register(session: Session, registration: Registration, now: int) -> StoredRe
     if session.get(Document, key) is not None:
         return StoredResult.EXISTS
     origin = document.core.origin if isinstance(document, Manifest) else None
+    if isinstance(document, Manifest) and document.core.kind is ArtifactKind.ADAPTER:
+        check_maker(session, document.core, signed.signer)
     row = Document(
         digest=key[0],
         signer=key[1],
@@ -153,9 +159,51 @@ def load_terms(session: Session, sha256: bytes) -> Signed[Terms]:
 
 
 def load_input_manifest(session: Session, sha256: bytes) -> Signed[Manifest]:
-    """An input's manifest by artifact id. Raises MarketError (NOT_FOUND)."""
-    content = _of_kind(session, sha256, Manifest.LABEL).content
-    return verify_signed(Manifest, content, signer=None)
+    """An input's manifest by artifact id. Raises MarketError (NOT_FOUND, REFUSED)."""
+    return verify_signed(Manifest, find_input(session, sha256), signer=None)
+
+
+def find_input(session: Session, sha256: bytes) -> bytes:
+    """The signed manifest of an input, by artifact id; a derived one as its own enclave signed it.
+
+    Raises MarketError: NOT_FOUND, REFUSED if no enclave of its origin signed it.
+    """
+    row = _of_kind(session, sha256, Manifest.LABEL)
+    if row.job is None:
+        return row.content
+    makers = select(Lease.signing_key).where(
+        col(Lease.job_digest) == row.job,
+        col(Lease.generation) == row.generation,
+        col(Lease.signing_key).is_not(None),
+    )
+    query = select(Document.content).where(
+        col(Document.digest) == row.digest, col(Document.signer).in_(makers)
+    )
+    found = session.exec(query.order_by(col(Document.at_ms), col(Document.signer))).first()
+    if found is None:
+        raise MarketError(
+            ErrorCode.REFUSED, f"no enclave of its origin has signed manifest {sha256.hex()}"
+        )
+    return found
+
+
+def check_maker(session: Session, core: Core, signer: bytes) -> None:
+    """Whether this market attested `signer` for the job and generation that a core names.
+
+    Raises MarketError (REFUSED).
+    """
+    assert core.origin is not None  # an adapter's core has one: `Core` refuses another
+    query = select(Lease.id).where(
+        col(Lease.signing_key) == base64url(signer),
+        col(Lease.job_digest) == base64url(core.origin.job),
+        col(Lease.generation) == core.origin.generation,
+    )
+    if session.exec(query).first() is None:
+        raise MarketError(
+            ErrorCode.REFUSED,
+            f"{core.kind.value} signed by {signer.hex()}, which is no key that this market attested"
+            f" for generation {core.origin.generation} of job {core.origin.job.hex()}",
+        )
 
 
 def custodians_in(manifest: bytes) -> tuple[bytes, ...]:

@@ -27,7 +27,11 @@ from trust.identity import IDENTITY_BYTES, SIGNATURE_BYTES, Signed
 
 FEE_PPM_MAX: Final = MILLION
 
-METERS: Final = {documents.JobKind.TRAIN: Meter.STEPS, documents.JobKind.EVALUATE: Meter.RUN}
+METERS: Final = {
+    documents.JobKind.TRAIN: Meter.STEPS,
+    documents.JobKind.EVALUATE: Meter.RUN,
+    documents.JobKind.SERVE: Meter.TOKENS,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +40,8 @@ class SubmitJob:
 
     manifest: Signed[documents.JobManifest]
     terms: Signed[documents.Terms]
+    undertaken: bool
+    """These terms made an adapter that the job serves: they hold while their undertaking does."""
     fee_ppm: int
     """The market's fee, in parts per million of the host's gross."""
 
@@ -56,7 +62,10 @@ def submit_job(session: Session, command: SubmitJob, now: int) -> Outcome:
 
     (1) The buyer that the manifest names signed it. (2) Stored before: nothing more to do.
     (3) The terms are those that it names, signed by the owner that they name. (4) Neither has
-    expired. (5) Nothing in them that this market cannot keep.
+    expired; of terms by which an adapter was made, the undertaking has not. (5) Nothing in them
+    that this market cannot keep.
+
+    Left to the caller: that the terms are the owner's newest, or undertaken.
     """
     manifest, terms = command.manifest.document, command.terms.document
     if command.manifest.signer != manifest.buyer:  # (1)
@@ -68,13 +77,15 @@ def submit_job(session: Session, command: SubmitJob, now: int) -> Outcome:
         raise RefusedError("wrong-terms", "the terms are not those that the job names")
     if command.terms.signer != terms.owner:
         raise RefusedError("wrong-signer", "the terms are not signed by the owner they name")
-    for name, expires_at in (("job", manifest.expires_at), ("terms", terms.expires_at)):  # (4)
+    hold_until = terms.undertaking.until if command.undertaken else terms.expires_at
+    for name, expires_at in (("job", manifest.expires_at), ("terms", hold_until)):  # (4)
         if expires_at <= now:
             raise RefusedError(f"{name}-expired", f"{name}: expired at {expires_at}, now {now}")
     if terms.screen is not None:  # (5)
         raise RefusedError("screen-not-built", "terms name a screen; screening is not built yet")
     if not 0 <= command.fee_ppm <= FEE_PPM_MAX:
         raise RefusedError("fee-out-of-range", f"fee {command.fee_ppm} ppm, at most {FEE_PPM_MAX}")
+    per_job, per_million_tokens = _royalties(manifest, terms)
     job = Job(
         digest=digest,
         buyer=base64url(manifest.buyer),
@@ -87,8 +98,8 @@ def submit_job(session: Session, command: SubmitJob, now: int) -> Outcome:
         spend_max=manifest.spend_max_microcredits,
         meter=METERS[manifest.kind],
         ceiling=manifest.ceiling_microcredits_per_step,
-        royalty_per_job=terms.price_microcredits_per_job,
-        royalty_per_million_tokens=terms.royalty_microcredits_per_million_tokens,
+        royalty_per_job=per_job,
+        royalty_per_million_tokens=per_million_tokens,
         fee_ppm=command.fee_ppm,
         state=JobState.QUEUED,
         generation=0,
@@ -161,6 +172,13 @@ def accept_generation(
     return Outcome.CREATED
 
 
+def _royalties(manifest: documents.JobManifest, terms: documents.Terms) -> tuple[int, int]:
+    """Microcredits for the job, once, and for a million tokens: of serving, those undertaken."""
+    if manifest.kind is documents.JobKind.SERVE:
+        return 0, terms.undertaking.price_microcredits_per_million_tokens
+    return terms.price_microcredits_per_job, terms.royalty_microcredits_per_million_tokens
+
+
 def _leases_named(session: Session, job: Job, document: documents.GenerationOrder) -> list[Lease]:
     if len(document.leases) != job.enclaves:
         text = f"{len(document.leases)} leases for {job.enclaves} enclaves"
@@ -207,15 +225,6 @@ def wait_for(session: Session, job: bytes, whom: str | None) -> None:
     found = find_job(session, job)
     if found.waiting_for != whom:
         change(session, found, waiting_for=whom)
-
-
-def expire_jobs(session: Session, now: int) -> tuple[str, ...]:
-    """Fail every job whose manifest has expired; return their digests."""
-    query = select(Job).where(col(Job.deadline_ms) <= now).order_by(col(Job.digest))
-    jobs = session.exec(query).all()
-    for job in jobs:
-        move(session, job, JobState.FAILED, actor="market", reason="manifest expired", now=now)
-    return tuple(job.digest for job in jobs)
 
 
 def find_job(session: Session, digest: bytes) -> Job:

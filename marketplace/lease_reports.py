@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
-from marketplace.leases import MoveLease, find_lease, move_lease
-from marketplace.models import Lease, LeaseState, Receipt
+from marketplace.leases import MoveLease, find_lease, has_ended_by_receipt, move_lease
+from marketplace.models import Lease, LeaseState
 from marketplace.wire import LeaseEvent
 
 _FAILS_TO = {
@@ -62,14 +62,6 @@ def advance(session: Session, lease: Lease, *, actor: str, reason: str, now: int
     ):
         if lease.state is state:
             _move(session, lease, to, actor=actor, reason=reason, now=now)
-
-
-def has_ended_by_receipt(session: Session, lease: Lease) -> bool:
-    """Whether a receipt that settled says that this lease's run has ended."""
-    query = select(Receipt.digest).where(
-        col(Receipt.lease_id) == lease.id, col(Receipt.end).is_not(None)
-    )
-    return session.exec(query).first() is not None
 
 
 def _after_ready(session: Session, lease: Lease, event: LeaseEvent) -> LeaseState | None:

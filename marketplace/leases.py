@@ -2,8 +2,9 @@
 
 - The meter starts when the market has verified evidence for its own challenge (`attest`): the key
   in that statement is the one whose receipts settle. A key that a host names is never believed.
-- Every lease that goes on has a deadline. Whoever holds it renews it; a lease that nobody renews is
-  moved on by `end_overdue`, so no machine and no money is kept by somebody who is gone.
+- Every lease that goes on has a deadline. Whoever holds it renews it; one that nobody renews moves
+  on as `when_overdue` says: the scheduler asks it at once, and the market's own sweep a minute
+  later (`end_overdue`), so no machine and no money is kept because a scheduler is gone.
 - A lease's end frees its machine; an end that is the host's fault suspends the offer instead.
 """
 
@@ -16,14 +17,24 @@ from typing import Final
 from sqlmodel import Session, col, select
 
 from marketplace.jobs import find_job, move_to
-from marketplace.models import Job, JobState, Lease, LeaseState, OfferState, OfferTerms
+from marketplace.models import (
+    Job,
+    JobState,
+    Lease,
+    LeaseState,
+    OfferState,
+    OfferTerms,
+    Receipt,
+)
 from marketplace.offers import find_offer, free_offer
 from marketplace.orders import order_of, reopen_order
-from marketplace.transitions import LEASE, check_version, move
+from marketplace.transitions import JOB, LEASE, check_version, move
 from trust.encoding import base64url
 from trust.errors import EncodingError, RefusedError
 from trust.messages import Purpose, Statement
 
+SCHEDULER_MILLISECONDS: Final = 60_000  # a scheduler that works looks every few seconds
+OVERDUE_MAX: Final = 256  # leases that one sweep moves, so that its transaction stays short
 LEASE_SECONDS_MAX: Final = 3600  # one renewal; a host that is gone is noticed within the hour
 
 LIVE: Final = frozenset(
@@ -184,14 +195,39 @@ def renew(session: Session, command: RenewLease, now: int) -> int:
     return lease.deadline_ms
 
 
+def when_overdue(state: LeaseState, *, is_over: bool) -> tuple[LeaseState, str]:
+    """Where a lease in this state goes when its deadline has passed, and why.
+
+    `is_over`: its last receipt is here, or its job has ended: nothing more is wanted of its host.
+    """
+    if state is LeaseState.DRAINING and is_over:
+        return LeaseState.CLOSED, "drained"
+    return WHEN_OVERDUE[state], f"past the deadline of {state.value}"
+
+
 def end_overdue(session: Session, now: int) -> tuple[str, ...]:
-    """Move on every lease past its deadline, as `WHEN_OVERDUE` says; return their ids."""
-    query = select(Lease).where(col(Lease.deadline_ms) <= now).order_by(col(Lease.id))
+    """Move on every lease that no scheduler has moved on for a minute; return their ids."""
+    query = (
+        select(Lease)
+        .where(col(Lease.deadline_ms) <= now - SCHEDULER_MILLISECONDS)
+        .order_by(col(Lease.id))
+        .limit(OVERDUE_MAX)
+    )
     leases = session.exec(query).all()
     for lease in leases:
-        reason = f"past the deadline of {lease.state}"
-        _move(session, lease, WHEN_OVERDUE[lease.state], actor="market", reason=reason, now=now)
+        ended = JOB.is_terminal(session.get_one(Job, lease.job_digest).state)
+        is_over = ended or has_ended_by_receipt(session, lease)
+        to, reason = when_overdue(lease.state, is_over=is_over)
+        _move(session, lease, to, actor="market", reason=reason, now=now)
     return tuple(lease.id for lease in leases)
+
+
+def has_ended_by_receipt(session: Session, lease: Lease) -> bool:
+    """Whether a receipt that settled says that this lease's run has ended."""
+    query = select(Receipt.digest).where(
+        col(Receipt.lease_id) == lease.id, col(Receipt.end).is_not(None)
+    )
+    return session.exec(query).first() is not None
 
 
 def requeue(session: Session, command: Requeue, now: int) -> JobState:

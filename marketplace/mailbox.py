@@ -3,8 +3,9 @@
 - A box is 32 bytes: an identity, or a lease's address. Whoever may read it is the caller's to
   decide (`api/`): the identity itself, or the host that holds the lease.
 - A message's id is its sender's. The same one again is `EXISTS` and does nothing; the same id with
-  another payload is refused. Ids are known until the message is `MESSAGE_HOURS` old, acknowledged
-  or not.
+  another payload is refused. An unread message's id is known for `MESSAGE_HOURS`, that of one that
+  was acknowledged for `REPLAY_HOURS`, both from when it was posted: a day of serving is millions of
+  messages. Whoever repeats itself later than that is told apart by the readers, not here.
 - Numbers rise within a box and are never given twice, so a reader that crashed goes on after the
   last one that it has dealt with. What is acknowledged goes; the rest stays, for `MESSAGE_HOURS`.
 - A full box refuses more: whoever does not read costs the market a bounded amount.
@@ -27,6 +28,7 @@ from marketplace.wire import (
     PAGE_BYTES_MAX,
     PAGE_MESSAGES_MAX,
     PAYLOAD_BYTES_MAX,
+    REPLAY_HOURS,
     ErrorCode,
     MessagePage,
     StoredMessage,
@@ -35,7 +37,7 @@ from marketplace.wire import (
 from trust.encoding import base64url, digest, parse_base64url
 
 HOUR_MILLISECONDS: Final = 3_600_000
-SWEEP_MAX: Final = 1000  # messages that one sweep drops, so that its transaction stays short
+SWEEP_MAX: Final = 1000  # messages that one sweep drops: a short transaction, each second
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,22 +133,39 @@ def acknowledge(session: Session, box: bytes, *, through: int) -> None:
 
 
 def sweep(session: Session, now: int) -> int:
-    """Drop messages that are `MESSAGE_HOURS` old, at most `SWEEP_MAX`; return how many."""
+    """Drop messages that are `MESSAGE_HOURS` old, acknowledged ones after `REPLAY_HOURS`.
+
+    At most `SWEEP_MAX` of each; return how many in all.
+    """
     before = now - MESSAGE_HOURS * HOUR_MILLISECONDS
     old = session.exec(
         select(Message)
-        .where(col(Message.at_ms) < before)
+        .where(col(Message.at_ms) < before, col(Message.payload).is_not(None))
         .order_by(col(Message.at_ms))
         .limit(SWEEP_MAX)
     ).all()
     for row in old:
-        if row.payload is not None:
-            box = session.get_one(Box, row.box)
-            box.messages, box.bytes = box.messages - 1, box.bytes - len(row.payload)
-            session.add(box)
+        assert row.payload is not None
+        box = session.get_one(Box, row.box)
+        box.messages, box.bytes = box.messages - 1, box.bytes - len(row.payload)
+        session.add(box)
         session.delete(row)
     session.flush()
-    return len(old)
+    return len(old) + _forget_acknowledged(session, now)
+
+
+def _forget_acknowledged(session: Session, now: int) -> int:
+    gone = (
+        sa.select(col(Message.box), col(Message.number))
+        .where(
+            col(Message.payload).is_(None),
+            col(Message.at_ms) < now - REPLAY_HOURS * HOUR_MILLISECONDS,
+        )
+        .order_by(col(Message.at_ms))
+        .limit(SWEEP_MAX)
+    )
+    which = sa.tuple_(col(Message.box), col(Message.number)).in_(gone)
+    return session.connection().execute(sa.delete(Message).where(which)).rowcount
 
 
 def _find(session: Session, command: PostMessage) -> Message | None:

@@ -73,11 +73,19 @@ class Nonces:
         return nonce
 
     def take(self, nonce: bytes, lease: str, now: int) -> None:
-        """Use a nonce up, whatever comes of it. Raises RefusedError (*stale-nonce*)."""
+        """Use a nonce up, whatever comes of it.
+
+        Raises RefusedError: *nonce-unknown*, or *nonce-stale* for one that is too old.
+        """
         found, at = self._issued.pop(nonce, ("", 0))
-        if found != lease or now - at > NONCE_SECONDS * 1000:
+        if found != lease:
             raise RefusedError(
-                "stale-nonce", "not a nonce that this market issued for this lease, just now, once"
+                "nonce-unknown", "this market issued no such nonce for this lease, or it was used"
+            )
+        if now - at > NONCE_SECONDS * 1000:
+            raise RefusedError(
+                "nonce-stale",
+                f"the nonce was issued at {at}, it is {now}; at most {NONCE_SECONDS} s",
             )
 
 

@@ -402,6 +402,12 @@ class Lease(SQLModel, table=True):
             sqlite_where=sa.text(_LIVE),
             postgresql_where=sa.text(_LIVE),
         ),
+        sa.Index(
+            "lease_overdue",
+            "deadline_ms",
+            sqlite_where=sa.text("deadline_ms IS NOT NULL"),
+            postgresql_where=sa.text("deadline_ms IS NOT NULL"),
+        ),
         sa.CheckConstraint("metered_until_ms >= ready_at_ms", name="lease_metered"),
         sa.CheckConstraint(
             "state IN ('closed', 'claim_lost', 'provision_failed', 'attest_failed')"

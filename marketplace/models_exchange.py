@@ -125,6 +125,12 @@ class Message(SQLModel, table=True):
     __table_args__ = (
         sa.UniqueConstraint("box", "sender", "message", name="message_once"),
         sa.Index("message_at", "at_ms"),
+        sa.Index(
+            "message_acknowledged",
+            "at_ms",
+            sqlite_where=sa.text("payload IS NULL"),
+            postgresql_where=sa.text("payload IS NULL"),
+        ),
     )
     box: str = _text(sa.ForeignKey("box.box"), primary_key=True)
     number: int = _integer(primary_key=True, autoincrement=False)

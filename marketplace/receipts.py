@@ -6,6 +6,7 @@
     ├── OldGenerationError    a newer generation has been ordered
     ├── ForkedError           another receipt has its number, or it links to another
     ├── DecreasingError       a cumulative count fell
+    ├── WrongCountError       counts that a job of this kind cannot have
     ├── SupersededError       a later receipt is here already
     └── AfterEndError         the run has ended
 
@@ -14,12 +15,14 @@ Nothing of a refused receipt is stored, and none is counted.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from marketplace import models
 from trust.encoding import base64url
 from trust.errors import RefusedError
 from trust.messages import Receipt
+
+SERVED_TOKENS_UNIT: Final = 1 << 16  # what a serve job's receipts are rounded up to
 
 
 class ReceiptError(RefusedError):
@@ -61,6 +64,12 @@ class DecreasingError(ReceiptError):
     CODE = "receipt-decreasing"
 
 
+class WrongCountError(ReceiptError):
+    """It counts what a job of this kind has not, or finer than such a job may show."""
+
+    CODE = "receipt-wrong-count"
+
+
 class SupersededError(ReceiptError):
     """A later receipt is here already, and says all that this one says."""
 
@@ -71,6 +80,22 @@ class AfterEndError(ReceiptError):
     """The run has ended: its last receipt is here."""
 
     CODE = "receipt-after-end"
+
+
+def check_counts(meter: models.Meter, receipt: Receipt) -> None:
+    """Refuse a receipt of a serve job that counts steps, or tokens finer than 2¹⁶.
+
+    A finer number would tell host and market how long one reply was (attacks.md, 9). None at all is
+    a run that ended before it served.
+    """
+    if meter is not models.Meter.TOKENS:
+        return
+    if (receipt.first_step, receipt.step) != (0, 0):
+        text = f"steps {receipt.first_step} to {receipt.step} of a job that has none"
+        raise WrongCountError(f"receipt {receipt.number}: {text}")
+    if receipt.tokens % SERVED_TOKENS_UNIT:
+        text = f"{receipt.tokens} tokens, wanted a multiple of {SERVED_TOKENS_UNIT}"
+        raise WrongCountError(f"receipt {receipt.number}: {text}")
 
 
 def check_follows(last: models.Receipt | None, receipt: Receipt, digest: str) -> None:

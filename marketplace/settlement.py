@@ -38,7 +38,7 @@ from marketplace.ledger import (
     refund,
     transfer,
 )
-from marketplace.metering import Due, Posted, Rates, Reading, billable
+from marketplace.metering import MILLISECONDS_PER_HOUR, Due, Posted, Rates, Reading, billable
 from marketplace.models import (
     AccountRole,
     HoldState,
@@ -58,6 +58,7 @@ from marketplace.receipts import (
     OldGenerationError,
     UnknownKeyError,
     WrongLeaseError,
+    check_counts,
     check_follows,
 )
 from trust.encoding import base64url
@@ -124,8 +125,9 @@ def settle(session: Session, command: SettleReceipt, now: int) -> Settled:
 
     (1) Stored before: the answer that it had. (2) The signing key is the one whose evidence this
     market verified for this very lease. (3) It names the lease's own job, generation and rank, in a
-    state in which the lease settles. (4) That generation is the job's newest. (5) It follows the
-    newest receipt of its lease. (6) What is due is computed. (7) It is stored; (8) it is posted.
+    state in which the lease settles. (4) That generation is the job's newest. (5) Its counts are
+    those of such a job, and it follows the newest receipt of its lease. (6) What is due is
+    computed. (7) It is stored; (8) it is posted.
     """
     receipt = command.receipt.document
     digest = base64url(command.receipt.digest)
@@ -143,7 +145,8 @@ def settle(session: Session, command: SettleReceipt, now: int) -> Settled:
     job = find_job(session, receipt.job)
     if receipt.generation != job.generation:  # (4)
         raise OldGenerationError(f"generation {receipt.generation}, the job's is {job.generation}")
-    check_follows(_newest(session, lease), receipt, digest)  # (5)
+    check_counts(job.meter, receipt)  # (5)
+    check_follows(_newest(session, lease), receipt, digest)
     order = order_of(session, job)
     committed = receipt.first_step if command.committed_step is None else command.committed_step
     reading = _reading(receipt, lease, committed, now)
@@ -212,6 +215,26 @@ def resolve(session: Session, command: Resolve, now: int) -> SettlementState:
             raise RefusedError(f"refund-{result.value}", "the amount could not be given back")
     _set_state(session, settlement, SettlementState.REFUNDED)
     return settlement.state
+
+
+def pays_until(session: Session, lease: Lease) -> int | None:
+    """Until when the job's hold pays for a lease's whole time; None: its time costs nothing.
+
+    Its time is the most that a served hour can cost the buyer, however many tokens the next receipt
+    brings: a host that runs longer may run unpaid. Unix milliseconds.
+    """
+    assert lease.ready_at_ms is not None  # the meter runs
+    job = session.get_one(Job, lease.job_digest)
+    hold = find_hold(session, order_of(session, job).hold_id)
+    terms = session.get_one(OfferTerms, (lease.offer_id, lease.offer_terms_number))
+    price = lease.price * terms.gpus
+    if price == 0:
+        return None
+    paid = _last(session, col(Settlement.lease_id) == lease.id)
+    left = hold.reserved - hold.captured - hold.released
+    pays_for = left + (0 if paid is None else paid.lease_gross)
+    until: int = lease.ready_at_ms + pays_for * MILLISECONDS_PER_HOUR // price
+    return until
 
 
 def settlements_of(session: Session, job: bytes) -> tuple[Settlement, ...]:

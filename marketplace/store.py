@@ -6,6 +6,8 @@
 - ``synchronous=FULL`` in WAL mode: what was answered has reached the disk.
 - Foreign keys are on in every connection; SQLite's default is off.
 - A store opens only on a schema at the newest migration, with every trigger in place.
+- A disk that is full ends a scope as any other error does: nothing of it is stored, what was stored
+  before can be read, and the next scope works as soon as there is room (`is_full`).
 
 On PostgreSQL isolation is SERIALIZABLE. There a conflict of two writers ends one of them with an
 OperationalError (SQLSTATE 40001), and whoever runs the scope has to run it again: nothing does yet.
@@ -15,6 +17,8 @@ Migrations, triggers and ledger were tried by hand on PostgreSQL 15; the tests r
 from __future__ import annotations
 
 import contextlib
+import errno
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self
@@ -27,6 +31,7 @@ from sqlmodel import Session
 from marketplace.migrations import check_schema, upgrade
 
 BUSY_MILLISECONDS: Final = 10_000  # a writer waits so long for another; a capture takes under 50
+DISK_FULL_STATE: Final = "53100"  # PostgreSQL's SQLSTATE
 READ_ONLY: Final = "blindhost_read_only"
 
 
@@ -76,6 +81,16 @@ class Store:
             finally:
                 session.expunge_all()  # or the rollback would empty the rows that were read
                 session.rollback()
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full: SQLite's, PostgreSQL's or a file system's."""
+    found = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    if isinstance(found, OSError):
+        return found.errno in {errno.ENOSPC, errno.EDQUOT}
+    if getattr(found, "sqlstate", None) == DISK_FULL_STATE:
+        return True
+    return getattr(found, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 def make_engine(url: URL) -> Engine:

@@ -1,6 +1,8 @@
 """What falls due without anybody asking. Each is one short transaction; each may run again.
 
-The scheduler moves leases and jobs on; here is what moves money, and what is the market's own.
+The scheduler moves leases and jobs on; here is what moves money, and what is the market's own. A
+lease that has been overdue for longer than a scheduler leaves one is ended here too, by the same
+rule: whatever its order still holds goes back although no scheduler runs.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col, select
 
-from marketplace import heartbeats, mailbox, offers, orders, replies, settlement
+from marketplace import heartbeats, leases, mailbox, offers, orders, replies, settlement
 from marketplace.ids import IdKind, derived_id
 from marketplace.ledger import ExpireHold, expire_hold, expired_holds
 from marketplace.models import Hold, Job, JobState, Order, OrderState
@@ -75,6 +77,7 @@ def drop_old(session: Session, now: int) -> int:
 
 
 SWEEPS: Final[tuple[Callable[[Session, int], object], ...]] = (
+    leases.end_overdue,
     end_orders,
     orders.expire_orders,
     expire_holds,

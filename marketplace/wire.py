@@ -62,6 +62,9 @@ WAIT_SECONDS_MAX: Final = 25  # a long poll ends before proxies and patience do
 HEARTBEAT_SECONDS_MAX: Final = 60  # an offer that is silent for longer is paused until it speaks
 RENEW_SECONDS_MAX: Final = 120  # a host that is gone is noticed after that
 MESSAGE_HOURS: Final = 24  # a message that nobody acknowledged is dropped then
+REPLAY_HOURS: Final = (
+    1  # the id of an acknowledged one is known so long: an agent retries no longer
+)
 BOX_MESSAGES_MAX: Final = 4096  # unread messages in one box: a day of an enclave's reports
 BOX_BYTES_MAX: Final = 64 << 20  # unread payload bytes in one box
 BLOBS_ASKED_MAX: Final = 1024  # digests in one question whether they are stored

@@ -30,6 +30,9 @@ from trust.messages import lease_address
 
 REQUEST_SECONDS: Final = 60.0  # a megabyte over a slow link, or a long poll of 25 and its answer
 _LATER: Final = frozenset({ErrorCode.TOO_MANY, ErrorCode.INTERNAL, ErrorCode.FULL})
+UNSIGNED_CHARACTERS_MAX: Final = 200  # anybody on the way may have written it
+# A box that is full is its reader's: to wait for it would keep all other readers waiting.
+_LATER_THAN_A_MESSAGE: Final = _LATER - {ErrorCode.FULL}
 
 S = TypeVar("S", bound=Struct)
 
@@ -105,7 +108,7 @@ class HttpMarket:
     async def post_message(self, box: bytes, message: bytes, payload: bytes, lease: str) -> None:
         """Post for the enclave of a lease."""
         target = wire.target(wire.MESSAGE, {"lease": lease}, box=box, message=message)
-        await self._typed(wire.Posted, "PUT", target, payload)
+        await self._typed(wire.Posted, "PUT", target, payload, later=_LATER_THAN_A_MESSAGE)
 
     async def read_messages(self, lease: str, after: int, wait: int) -> tuple[StoredMessage, ...]:
         """The lease's box above number `after`."""
@@ -163,20 +166,29 @@ class HttpMarket:
         body: bytes = b"",
         *,
         key: bytes | None = None,
+        later: frozenset[ErrorCode] = _LATER,
     ) -> S:
-        content = await self._ask(method, target, body, key=key)
+        content = await self._ask(method, target, body, key=key, later=later)
         try:
             return wire.parse(kind, content, bytes_max=wire.ANSWER_BYTES_MAX)
         except EncodingError as error:
             raise UnavailableError(f"the market's answer is none of ours: {error}") from error
 
     async def _ask(
-        self, method: str, target: str, body: bytes = b"", *, key: bytes | None = None
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        *,
+        key: bytes | None = None,
+        later: frozenset[ErrorCode] = _LATER,
     ) -> bytes:
         """Ask once.
 
         (1) Signed for this market, now. (2) Sent to its address alone. (3) The answer is bounded,
-        and (4) signed by the market for exactly this request. (5) Its *no* is an error.
+        and (4) signed by the market for exactly this request. (5) Its *no* is an error. Whom the
+        market could not recognise it answers unsigned: that is believed to be no answer, and its
+        words are shown, for the usual reason is a clock that is off.
 
         Raises UnavailableError up to (4), RejectedError or UnavailableError for (5).
         """
@@ -200,6 +212,8 @@ class HttpMarket:
                 timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
             ) as answer:
                 content = await _bounded(answer)  # (3)
+                if answer.status == wire.STATUS[ErrorCode.UNSIGNED]:
+                    raise UnavailableError(_unsigned(content))
                 verify_response(  # (4)
                     market=self._address.identity,
                     request=signed.digest,
@@ -217,7 +231,7 @@ class HttpMarket:
             refusal = wire.parse(wire.WireError, content)
         except EncodingError as error:
             raise UnavailableError(f"refusal {answer.status} without a word") from error
-        if refusal.code in _LATER:
+        if refusal.code in later:
             raise UnavailableError(f"{refusal.code.value}: {refusal.text}")
         raise RejectedError(refusal.code.value, refusal.text)
 
@@ -229,6 +243,14 @@ async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
         if len(content) > wire.ANSWER_BYTES_MAX:
             raise UnavailableError(f"answer of over {wire.ANSWER_BYTES_MAX} bytes")
     return bytes(content)
+
+
+def _unsigned(content: bytes) -> str:
+    try:
+        said = wire.parse(wire.WireError, content).text[:UNSIGNED_CHARACTERS_MAX]
+    except EncodingError:
+        said = "nothing that can be read"
+    return f"answer that is not the market's, to a request not recognised; unsigned: {said}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -44,7 +44,10 @@ class MarketPort(Protocol):
         ...
 
     async def post_message(self, box: bytes, message: bytes, payload: bytes, lease: str) -> None:
-        """Post for the enclave of a lease; returns once it is stored durably."""
+        """Post for the enclave of a lease; returns once it is stored durably.
+
+        A box that is full is a *no* (RejectedError), not a market that is away.
+        """
         ...
 
     async def read_messages(self, lease: str, after: int, wait: int) -> tuple[StoredMessage, ...]:

@@ -5,10 +5,11 @@ Rules:
   without one that carried anything. An enclave that breaks the framing `BREACHES_MAX` times loses
   its relay.
 - Outgoing: a frame is posted to the market before the next is read, so a market that is away makes
-  the enclave wait, and nothing piles up here.
+  the enclave wait, and nothing piles up here. A frame for a box that is full is dropped: a reader
+  that does not read keeps nobody else waiting, and an enclave says again what it needs answered.
 - Incoming: after each dial everything that is not acknowledged is sent again; the enclave drops ids
-  it has seen. The newest `UNACKNOWLEDGED_MAX` messages stay in the market's box until the lease
-  ends: what lay unread in a broken connection is not lost.
+  it has seen. At least the newest `UNACKNOWLEDGED_MAX` messages stay in the market's box until the
+  lease ends: what lay unread in a broken connection is not lost. Older ones go in batches.
 - Blobs: reads are answered from the cache, verified, else from the market, verified. A write is
   answered once the market's store has it.
 """
@@ -49,6 +50,7 @@ DIAL_SECONDS: Final = 0.5
 BREACHES_MAX: Final = 3  # once may be a crash in the middle of a frame
 POLL_SECONDS: Final = 10  # a third of what the market lets a ready lease be silent
 UNACKNOWLEDGED_MAX: Final = 256  # more than a session has messages in flight
+ACKNOWLEDGED_AT_ONCE: Final = 64  # a write of the market's for so many messages, not for each
 IDS_REMEMBERED_MAX: Final = 4096  # 64 KiB; the market drops what is repeated later
 BLOB_TRIES_MAX: Final = 4  # then the enclave is told to ask again, and keeps its door alive
 
@@ -187,6 +189,7 @@ class Relay:
                 "message-rejected lease=%s box=%s id=%s code=%s",
                 *(self._task.lease, frame.peer.hex(), frame.id.hex(), error.code),
             )
+            return
         self._posted[frame.id] = None
         if len(self._posted) > IDS_REMEMBERED_MAX:
             self._posted.popitem(last=False)
@@ -206,7 +209,7 @@ class Relay:
                 await stream.sendall(frame.encode())
                 after = message.number
                 sent.append(after)
-            if len(sent) > UNACKNOWLEDGED_MAX:
+            if len(sent) >= UNACKNOWLEDGED_MAX + ACKNOWLEDGED_AT_ONCE:
                 while len(sent) > UNACKNOWLEDGED_MAX:
                     through = sent.popleft()
                 await self._patience.ask(

@@ -6,7 +6,8 @@
 - Actors are shards, not one for each job: an actor costs 50 MiB and most of a second. Matcher i
   places the machine kinds of shard i, supervisor i looks after the jobs of shard i.
 - An actor holds a connection and nothing else. One that dies is started again by Ray, reads the
-  rows, and goes on; one whose round hangs is killed, and then the same.
+  rows, and goes on; one whose round hangs is killed, and then the same. One that does not come
+  back at all means that Ray itself is gone: we end, and whoever runs us starts us again.
 - What Ray starts ends with us: we adopt orphans (PR_SET_CHILD_SUBREAPER), and `stop` ends and
   reaps every process that came after `start`, then removes the session's folder. A session that
   an earlier scheduler left behind by SIGKILL is removed at the next start.
@@ -36,6 +37,7 @@ LOG: Final = logging.getLogger("blindhost.scheduler")
 SHARDS_MAX: Final = 8  # Ray on one machine carries about ten actors well (marketplace.md §5.1)
 OBJECT_STORE_BYTES: Final = 80 << 20  # Ray's least; nothing of ours is put there
 ROUND_SECONDS_MAX: Final = 60.0  # a round takes milliseconds; SQLite waits at most 10 s for a lock
+DEAD_SECONDS_MAX: Final = 60.0  # an actor is back within ten, on a busy machine within thirty
 STOP_SECONDS_MAX: Final = 10.0  # Ray ends in under two
 SESSION_PREFIX: Final = "bh-"
 PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
@@ -99,6 +101,8 @@ class _Slot:
     actor: Any
     asked: Any = None
     since: float = 0.0
+    dead_since: float | None = None
+    """When its process died, if no round of it was answered since."""
 
     @property
     def name(self) -> str:
@@ -185,7 +189,8 @@ class Cluster:
     def round(self, now: int) -> tuple[RoundReport, ...]:
         """Ask every idle actor for a round; give back what was answered since the last call.
 
-        A slow actor holds up nobody but itself. Never raises for an actor's death.
+        A slow actor holds up nobody but itself. Never raises for an actor's death; raises
+        ClusterError once an actor has been dead for `DEAD_SECONDS_MAX`.
         """
         clock = time.monotonic()
         for slot in self._slots:
@@ -196,7 +201,7 @@ class Cluster:
         reports = []
         for slot in self._slots:
             if slot.asked in done:
-                reports += self._answer(slot)
+                reports += self._answer(slot, clock)
                 slot.asked = None
             elif clock - slot.since > ROUND_SECONDS_MAX:
                 LOG.warning("%s: no answer for %d s; started again", slot.name, ROUND_SECONDS_MAX)
@@ -204,14 +209,22 @@ class Cluster:
                 slot.asked = None
         return tuple(reports)
 
-    def _answer(self, slot: _Slot) -> list[RoundReport]:
+    def _answer(self, slot: _Slot, clock: float) -> list[RoundReport]:
         try:
-            return [self._ray.get(slot.asked)]
+            found = [self._ray.get(slot.asked)]
         except self._ray.exceptions.RayTaskError as error:
             LOG.warning("%s: %s", slot.name, _last_line(error))
+            found = []
         except self._ray.exceptions.RayError:
-            LOG.warning("%s: its process died; started again from the database", slot.name)
-        return []
+            if slot.dead_since is None:
+                LOG.warning("%s: its process died; started again from the database", slot.name)
+                slot.dead_since = clock
+            if clock - slot.dead_since > DEAD_SECONDS_MAX:
+                text = f"{slot.name} is not back after {DEAD_SECONDS_MAX:.0f} s: Ray is gone"
+                raise ClusterError(text) from None
+            return []
+        slot.dead_since = None
+        return found
 
     def stop(self) -> None:
         """End Ray, every process that it left, and its folder. Good after a start half done."""

@@ -8,6 +8,8 @@
   silent beyond its lease's deadline has lost it; the job is queued again for the next generation.
 - A job ends as its enclaves say in receipts that settled: all done is success; a run that failed
   or was refused would do so anywhere, so it ends the job; a run that was stopped goes on elsewhere.
+- A serve job has no last step. It ends as its enclave says, or *exhausted* once its hold pays for
+  no more of its host's time: nobody serves unpaid.
 - No action moves money: the market's process ends the order of a job that has ended.
 """
 
@@ -18,7 +20,7 @@ import enum
 from collections.abc import Callable
 from typing import Final
 
-from marketplace.leases import LIVE, WHEN_OVERDUE
+from marketplace.leases import LIVE, WHEN_OVERDUE, when_overdue
 from marketplace.models import JobState, LeaseState
 from marketplace.presence import READY_MILLISECONDS
 from marketplace.transitions import JOB, ORDER
@@ -156,10 +158,8 @@ def _lease_overdue(job: JobSnapshot, now: int) -> Action | None:
     for lease in job.leases:
         if lease.deadline is None or now < lease.deadline or lease.state not in WHEN_OVERDUE:
             continue
-        to, reason = WHEN_OVERDUE[lease.state], f"past the deadline of {lease.state.value}"
-        if lease.state is LeaseState.DRAINING and (lease.end is not None or _ended(job)):
-            to, reason = LeaseState.CLOSED, "drained"  # nothing more is wanted of this host
-        return _move_lease(lease, to, reason)
+        is_over = lease.end is not None or _ended(job)
+        return _move_lease(lease, *when_overdue(lease.state, is_over=is_over))
     return None
 
 
@@ -207,8 +207,14 @@ def _lease_of_ended_job(job: JobSnapshot, _now: int) -> Action | None:
     return _let_go(job, f"job {job.state.value}") if _ended(job) else None
 
 
-def _money_ended(job: JobSnapshot, _now: int) -> Action | None:
-    if job.state is not JobState.QUEUED or job.order is None:
+def _money_ended(job: JobSnapshot, now: int) -> Action | None:
+    """Training comes to its last step whoever pays; serving would go on unpaid for ever."""
+    if job.order is None:
+        return None
+    serving = job.serves and job.state is JobState.RUNNING and all(x.end is None for x in job.run)
+    if serving and any(x.paid_until is not None and now >= x.paid_until for x in job.run):
+        return _move_job(job, JobState.EXHAUSTED, "hold pays for no more time")
+    if job.state is not JobState.QUEUED and not serving:
         return None
     if ORDER.is_terminal(job.order.state):
         return _move_job(job, JobState.EXHAUSTED, f"order {job.order.state.value}")

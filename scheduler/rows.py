@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import func
 from sqlmodel import Session, col, or_, select
 
-from marketplace import jobs, leases, offers, orders
+from marketplace import jobs, leases, offers, orders, settlement
 from marketplace.models import (
     Hold,
     HoldState,
@@ -21,6 +21,7 @@ from marketplace.models import (
     JobState,
     Lease,
     LeaseState,
+    Meter,
     Offer,
     OfferState,
     OfferTerms,
@@ -60,6 +61,7 @@ def load_job(session: Session, name: str) -> JobSnapshot:
     """A job and all that hangs on it."""
     job = session.get_one(Job, name)
     found = session.exec(select(Order).where(col(Order.job_digest) == name)).first()
+    serves = job.meter is Meter.TOKENS
     ends = _ends(session, name)
     rows = leases.leases_of(session, parse_base64url(name))
     return JobSnapshot(
@@ -69,6 +71,7 @@ def load_job(session: Session, name: str) -> JobSnapshot:
         generation=job.generation,
         generations_max=job.generations_max,
         enclaves=job.enclaves,
+        serves=serves,
         deadline=job.deadline_ms,
         waiting_for=job.waiting_for,
         order=None if found is None else _order(session, found),
@@ -82,6 +85,11 @@ def load_job(session: Session, name: str) -> JobSnapshot:
                 since=_since(session, row),
                 deadline=row.deadline_ms,
                 end=ends.get(row.id),
+                paid_until=(
+                    settlement.pays_until(session, row)
+                    if serves and found is not None and row.state is LeaseState.READY
+                    else None
+                ),
             )
             for row in rows
         ),

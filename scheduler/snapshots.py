@@ -25,6 +25,9 @@ class LeaseSnapshot:
     """Unix milliseconds; None: it has ended."""
     end: End | None
     """How its last settled receipt says that it ended; None: it has not said so."""
+    paid_until: int | None
+    """Unix milliseconds until which the hold pays for all the time of a ready lease that serves;
+    None: of any other, or one that costs nothing by time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +64,8 @@ class JobSnapshot:
     generation: int
     generations_max: int
     enclaves: int
+    serves: bool
+    """It has no last step: it runs until it is closed, expires, or its money is used up."""
     deadline: int | None
     """Unix milliseconds; None: it has ended."""
     waiting_for: str | None

@@ -4,7 +4,8 @@
   not be authenticated is answered unsigned: there is nobody to whom a signature would say anything.
 - A handler that changes something runs in one transaction with the reply to its idempotency key.
 - An error that nobody foresaw is logged by its type and answered as *internal*: its text may carry
-  what nobody should read.
+  what nobody should read. A disk that is full is *internal* too, in words: nothing was stored, and
+  the same request again does it once there is room.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from marketplace.api.renewal import renew_by_waiting
 from marketplace.api.routes import ROUTES, Access, Route
 from marketplace.refusals import MarketError, market_error, wire_error
 from marketplace.service import Market
+from marketplace.store import is_full
 from marketplace.wire import ErrorCode
 from trust.errors import BlindhostError, EncodingError
 from trust.http_signature import VerifiedRequest, sign_response
@@ -82,9 +84,7 @@ class _Shell:
                 answer = _refusal(market_error(error))
             except Exception as error:  # noqa: BLE001  the outermost frame of a request
                 LOG.error("request failed: %s %s", route.path, type(error).__name__)  # noqa: TRY400
-                answer = _refusal(
-                    MarketError(ErrorCode.INTERNAL, "the market failed; ask again later")
-                )
+                answer = _refusal(MarketError(ErrorCode.INTERNAL, _excuse(error)))
             headers = sign_response(
                 self._market.key,
                 request=signed_for,
@@ -172,6 +172,12 @@ class _Shell:
             except TimeoutError:
                 return reply
             return await self._market.read(lambda session: route.handler(session, ask))
+
+
+def _excuse(error: Exception) -> str:
+    if is_full(error):
+        return "the market's disk is full, and nothing was stored; ask again later"
+    return "the market failed; ask again later"
 
 
 def _query(request: web.Request, route: Route) -> dict[str, str]:

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from marketplace import jobs, leases
+from marketplace import jobs, leases, orders
 from marketplace.models import JobState, LeaseState
 from marketplace.store import Store
 from marketplace.transitions import Outcome, StaleError, TransitionError
@@ -69,7 +69,7 @@ def order_refused(world: World, signed: Signed[GenerationOrder], code: str, now:
 def test_job_is_stored_once_as_it_was_signed(store: Store) -> None:
     agreed = terms()
     signed = manifest(agreed)
-    command = jobs.SubmitJob(manifest=signed, terms=agreed, fee_ppm=1)
+    command = jobs.SubmitJob(manifest=signed, terms=agreed, undertaken=False, fee_ppm=1)
     assert submit(store, command) is Outcome.CREATED
     assert submit(store, command, NOW + DAY) is Outcome.EXISTS
     with store.reading() as session:
@@ -82,39 +82,45 @@ def test_job_is_stored_once_as_it_was_signed(store: Store) -> None:
 def test_job_that_its_buyer_did_not_sign_is_refused(store: Store) -> None:
     agreed = terms()
     signed = STRANGER.sign(manifest(agreed).document)
-    refused(store, jobs.SubmitJob(manifest=signed, terms=agreed, fee_ppm=0), "wrong-signer")
+    refused(
+        store,
+        jobs.SubmitJob(manifest=signed, terms=agreed, undertaken=False, fee_ppm=0),
+        "wrong-signer",
+    )
 
 
 def test_terms_that_their_owner_did_not_sign_are_refused(store: Store) -> None:
     forged = MARKET.sign(terms().document)
-    command = jobs.SubmitJob(manifest=manifest(forged), terms=forged, fee_ppm=0)
+    command = jobs.SubmitJob(manifest=manifest(forged), terms=forged, undertaken=False, fee_ppm=0)
     refused(store, command, "wrong-signer")
 
 
 def test_market_that_serves_other_terms_is_refused(store: Store) -> None:
     cheap = terms(price_microcredits_per_job=0)
-    command = jobs.SubmitJob(manifest=manifest(terms()), terms=cheap, fee_ppm=0)
+    command = jobs.SubmitJob(manifest=manifest(terms()), terms=cheap, undertaken=False, fee_ppm=0)
     refused(store, command, "wrong-terms")
 
 
 def test_expired_job_and_terms_are_refused(store: Store) -> None:
     agreed = terms()
     signed = manifest(agreed, expires_at=NOW + 2 * DAY)
-    command = jobs.SubmitJob(manifest=signed, terms=agreed, fee_ppm=0)
+    command = jobs.SubmitJob(manifest=signed, terms=agreed, undertaken=False, fee_ppm=0)
     refused(store, command, "terms-expired", NOW + DAY)
     refused(store, command, "job-expired", NOW + 2 * DAY)
 
 
 def test_terms_that_name_a_screen_are_refused(store: Store) -> None:
     agreed = terms(screen=Screen(guard=bytes(32), policy_text=bytes(32)))
-    command = jobs.SubmitJob(manifest=manifest(agreed), terms=agreed, fee_ppm=0)
+    command = jobs.SubmitJob(manifest=manifest(agreed), terms=agreed, undertaken=False, fee_ppm=0)
     refused(store, command, "screen-not-built")
 
 
 def test_fee_out_of_range_is_refused(store: Store) -> None:
     agreed = terms()
     for fee in (-1, 1_000_001):
-        command = jobs.SubmitJob(manifest=manifest(agreed), terms=agreed, fee_ppm=fee)
+        command = jobs.SubmitJob(
+            manifest=manifest(agreed), terms=agreed, undertaken=False, fee_ppm=fee
+        )
         refused(store, command, "fee-out-of-range")
 
 
@@ -263,7 +269,5 @@ def test_job_says_for_whom_it_waits(store: Store) -> None:
 def test_job_past_its_manifests_expiry_fails(store: Store) -> None:
     world = World.make(store)
     with store.transaction() as session:
-        assert jobs.expire_jobs(session, NOW + DAY - 1) == ()
-        assert len(jobs.expire_jobs(session, NOW + DAY)) == 1
+        assert orders.expire_orders(session, NOW + DAY) == (world.order,)
         assert jobs.find_job(session, world.job).state is JobState.FAILED
-        assert jobs.expire_jobs(session, NOW + 2 * DAY) == ()

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from marketplace import jobs, leases, ledger, offers
+from marketplace.leases import SCHEDULER_MILLISECONDS
 from marketplace.models import JobState, LeaseState, OfferState
 from marketplace.store import Store
 from marketplace.transitions import (
@@ -20,6 +21,7 @@ from marketplace.transitions import (
     move,
 )
 from tests.marketplace.world import (
+    BUYER,
     DONE,
     HOST_2,
     HOUR,
@@ -31,7 +33,8 @@ from tests.marketplace.world import (
     list_offer,
 )
 from trust.errors import EncodingError, RefusedError
-from trust.messages import Purpose
+from trust.jobs import Close
+from trust.messages import End, Purpose
 
 
 @pytest.fixture
@@ -272,9 +275,9 @@ def test_renewed_lease_goes_on_and_keeps_its_version(world: World) -> None:
         until = leases.renew(session, leases.RenewLease(id=lease, seconds=300), NOW + 1000)
     assert until == NOW + 301_000
     with world.store.transaction() as session:
-        assert leases.end_overdue(session, until - 1) == ()
+        assert leases.end_overdue(session, until + SCHEDULER_MILLISECONDS - 1) == ()
         assert leases.find_lease(session, lease).version == version
-        assert leases.end_overdue(session, until) == (lease,)
+        assert leases.end_overdue(session, until + SCHEDULER_MILLISECONDS) == (lease,)
     assert state(world, lease) is LeaseState.HOST_LOST
 
 
@@ -298,7 +301,7 @@ def test_host_that_never_gets_ready_cannot_keep_a_job_by_renewing(world: World) 
             until = leases.renew(session, renew, NOW + second * 1000)
     assert until == NOW + leases.STATE_SECONDS[LeaseState.ATTESTING] * 1000
     with world.store.transaction() as session:
-        assert leases.end_overdue(session, until) == (lease,)
+        assert leases.end_overdue(session, until + SCHEDULER_MILLISECONDS) == (lease,)
     assert state(world, lease) is LeaseState.ATTEST_FAILED
 
 
@@ -330,6 +333,24 @@ def test_every_lease_that_nobody_renews_comes_to_an_end(store: Store) -> None:
     assert offer_state(worlds[1], names[1]) is OfferState.SUSPENDED
     with store.reading() as session:
         assert ledger.audit(session) == ()
+
+
+@pytest.mark.parametrize("how", ["its last receipt came", "its job ended", "neither"])
+def test_overdue_drain_is_its_hosts_fault_only_if_something_was_wanted_of_it(
+    world: World, how: str
+) -> None:
+    lease = world.run()
+    if how == "its last receipt came":
+        world.settle(lease, end=End.DONE)
+    elif how == "its job ended":
+        with world.store.transaction() as session:
+            jobs.close_job(session, BUYER.sign(Close(job=world.job, at=NOW)), NOW)
+    world.move(lease, LeaseState.DRAINING)
+    with world.store.transaction() as session:
+        assert leases.end_overdue(session, NOW + HOUR) == (lease,)
+    lost = how == "neither"
+    assert state(world, lease) is (LeaseState.HOST_LOST if lost else LeaseState.CLOSED)
+    assert offer_state(world, lease) is (OfferState.SUSPENDED if lost else OfferState.LISTED)
 
 
 def test_job_is_queued_again_when_no_lease_is_live(world: World) -> None:

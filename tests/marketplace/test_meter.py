@@ -19,9 +19,12 @@ def nonces() -> Nonces:
     return Nonces(lambda size: next(counter).to_bytes(size, "big"))
 
 
-def refuse(each: Nonces, nonce: bytes, lease: str = LEASE, now: int = NOW) -> None:
-    with pytest.raises(RefusedError, match="stale-nonce"):
+def refuse(
+    each: Nonces, nonce: bytes, lease: str = LEASE, now: int = NOW, code: str = "nonce-unknown"
+) -> None:
+    with pytest.raises(RefusedError) as caught:
         each.take(nonce, lease, now)
+    assert caught.value.code == code
 
 
 def test_nonce_is_used_once_by_its_own_lease() -> None:
@@ -43,7 +46,7 @@ def test_old_unknown_and_restarted_markets_nonces_are_refused() -> None:
     nonce = each.issue(LEASE, NOW)
     refuse(nonces(), nonce)
     refuse(each, bytes(32))
-    refuse(each, nonce, now=NOW + NONCE_SECONDS * 1000 + 1)
+    refuse(each, nonce, now=NOW + NONCE_SECONDS * 1000 + 1, code="nonce-stale")
 
 
 def test_lease_that_says_hello_for_ever_holds_a_bounded_number_of_nonces() -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from marketplace import mailbox, meter_loop, settlement
 from marketplace.home import Home
-from marketplace.leases import end_overdue
+from marketplace.jobs import close_job
 from marketplace.ledger import balance
 from marketplace.meter_loop import MeterLoop
 from marketplace.models import AccountRole
@@ -30,6 +30,7 @@ from tests.marketplace.world import (
     World,
     _migrated,
 )
+from trust.jobs import Close
 from trust.messages import ReceiptPosted, SignedMessage, lease_address, parse_message
 
 
@@ -163,13 +164,24 @@ async def test_order_past_its_deadline_gives_its_money_back_whatever_else_is_gon
     bench: Bench,
 ) -> None:
     bench.time[0] += 2 * DAY
-    for _ in range(2):  # ready → host lost → closed, as the scheduler would
-        await bench.market.write(lambda session: end_overdue(session, bench.time[0]))
-        bench.time[0] += HOUR
-    for _ in range(2):
+    for _ in range(3):  # ready → host lost → closed, although no scheduler runs
         await sweep_once(bench.market)
+        bench.time[0] += HOUR
     found = await bench.market.read(lambda s: balance(s, AccountRole.BUYER, BUYER.identity))
     assert found == 20 * CREDIT
+
+
+async def test_a_closed_job_gives_its_money_back_within_hours_although_no_scheduler_runs(
+    bench: Bench,
+) -> None:
+    close = BUYER.sign(Close(job=bench.world.job, at=bench.time[0]))
+    await bench.market.write(lambda session: close_job(session, close, bench.time[0]))
+    for _ in range(3):  # ready → host lost → closed, and the order with it
+        await sweep_once(bench.market)
+        bench.time[0] += HOUR
+    found = await bench.market.read(lambda s: balance(s, AccountRole.BUYER, BUYER.identity))
+    assert found == 20 * CREDIT
+    assert bench.time[0] < NOW + DAY  # long before the manifest and its hold expire
 
 
 async def test_one_sweep_that_fails_does_not_stop_the_others(

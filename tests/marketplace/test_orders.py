@@ -36,7 +36,7 @@ def stored(store: Store, *, funds: int = 20 * CREDIT, **changes: object) -> orde
     with store.transaction() as session:
         if funds:
             fund(session, funds)
-        submit = jobs.SubmitJob(manifest=signed, terms=agreed, fee_ppm=0)
+        submit = jobs.SubmitJob(manifest=signed, terms=agreed, undertaken=False, fee_ppm=0)
         jobs.submit_job(session, submit, NOW)
     return orders.PlaceOrder(
         id=new_id(IdKind.ORDER),

@@ -40,6 +40,7 @@ def key(number: int) -> PartyKey:
 OPERATOR = "market"
 BUYER, OWNER, HOST, HOST_2, MARKET, STRANGER = (key(n) for n in range(1, 7))
 LINEAGE = b"s" + bytes(32)
+UNDERTAKEN = 400_000
 
 
 def terms(owner: PartyKey = OWNER, **changes: object) -> Signed[documents.Terms]:
@@ -50,7 +51,10 @@ def terms(owner: PartyKey = OWNER, **changes: object) -> Signed[documents.Terms]
         "lineages": (LINEAGE,),
         "price_microcredits_per_job": 50_000,
         "royalty_microcredits_per_million_tokens": 2_000_000,
-        "recipes": (documents.RecipeTerms(recipe="lora", rank_max=64, steps_max=10_000),),
+        "recipes": (
+            documents.RecipeTerms(recipe="lora", rank_max=64, steps_max=10_000),
+            documents.RecipeTerms(recipe="generate", rank_max=0, steps_max=0),
+        ),
         "reports_max": 2000,
         "report_tokens_min": 256,
         "report_rows_min": 64,
@@ -58,7 +62,7 @@ def terms(owner: PartyKey = OWNER, **changes: object) -> Signed[documents.Terms]
         "screen": None,
         "budgets": documents.Budgets(tokens=1, steps=1, reports=1, period_seconds=1),
         "undertaking": documents.Undertaking(
-            until=NOW + DAY, price_microcredits_per_million_tokens=1
+            until=NOW + DAY, price_microcredits_per_million_tokens=UNDERTAKEN
         ),
         "expires_at": NOW + DAY,
     }
@@ -118,12 +122,33 @@ def manifest(
             price_microcredits_per_gpu_hour=2 * CREDIT,
             notice_seconds=0,
         ),
+        "client_keys": (),
         "resources": documents.Resources(
             gpu_model="cpu", gpus=1, memory_mib=512, platform="simulated"
         ),
         "expires_at": NOW + DAY,
     }
     return buyer.sign(documents.JobManifest(**values | changes))
+
+
+def serving(**changes: object) -> dict[str, object]:
+    """What makes a manifest a serve job's: 4 credits at most for a million tokens."""
+    return {
+        "kind": documents.JobKind.SERVE,
+        "inputs": (documents.Input(role=documents.InputRole.MODEL, artifact=bytes(32)),),
+        "recipe": documents.GenerateRecipe(
+            slots=8,
+            reply_tokens_max=64,
+            precision=documents.Precision.FP32,
+            fixed_shapes=False,
+            tick_milliseconds=100,
+            frame_bytes=256,
+        ),
+        "local_ranks": 1,
+        "rows": 1,
+        "client_keys": (documents.ClientKey(identity=STRANGER.identity, tokens=None),),
+        "ceiling_microcredits_per_step": 4 * CREDIT,
+    } | changes
 
 
 def offer_terms(**changes: object) -> offers.Terms:
@@ -179,7 +204,9 @@ class World:
         order, hold = new_id(IdKind.ORDER), new_id(IdKind.HOLD)
         with store.transaction() as session:
             fund(session)
-            submit = jobs.SubmitJob(manifest=signed, terms=agreed, fee_ppm=fee_ppm)
+            submit = jobs.SubmitJob(
+                manifest=signed, terms=agreed, undertaken=False, fee_ppm=fee_ppm
+            )
             jobs.submit_job(session, submit, NOW)
             place = orders.PlaceOrder(
                 id=order,

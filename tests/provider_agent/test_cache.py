@@ -1,6 +1,9 @@
 """The cache gives what its names say or nothing, within its bounds."""
 
+import errno
 from pathlib import Path
+
+import pytest
 
 from provider_agent.cache import BlobCache
 from provider_agent.frames import OBJECT_BYTES_MAX
@@ -69,3 +72,25 @@ def test_too_long_an_object_and_a_broken_disk_are_no_error(tmp_path: Path) -> No
     (tmp_path / "c").rmdir()
     assert not cache.put(*_object(1))
     assert cache.get(_object(1)[0]) is None
+
+
+def test_a_full_disk_costs_what_it_has_no_room_for_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = BlobCache(tmp_path / "c", bytes_max=10_000)
+    assert cache.put(*_object(1))
+    name, content = _object(2)
+    write = Path.write_bytes
+
+    def half(path: Path, data: bytes) -> int:
+        write(path, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", half)
+        assert not cache.put(name, content)
+    assert cache.get(name) is None
+    assert cache.get(_object(1)[0]) == _object(1)[1]
+    assert len(list((tmp_path / "c").iterdir())) == 1  # no half a file takes what room there is
+    assert cache.put(name, content)
+    assert cache.get(name) == content

@@ -165,3 +165,14 @@ def test_loopback_and_pinned_https_are_the_two_ways() -> None:
     near = MarketAddress(url="http://[::1]:80", identity=bytes(32), certificate_sha256=None)
     dataclasses.replace(near, url="https://market.example:443", certificate_sha256=bytes(32))
     assert aiohttp.Fingerprint(bytes(32))
+
+
+@pytest.mark.parametrize("off", [-1, 1], ids=["behind", "ahead"])
+async def test_a_host_whose_clock_is_off_is_told_so_and_nothing_of_it_is_believed(
+    rig: Rig, off: int
+) -> None:
+    year = 365 * 86_400_000
+    address = MarketAddress(url=rig.url, identity=MARKET.identity, certificate_sha256=None)
+    host = HttpMarket(rig.http, address=address, key=HOST, clock=lambda: rig.time[0] + off * year)
+    with pytest.raises(UnavailableError, match=r"unsigned: .*signed \d+ s (ago|in the future)"):
+        await host.leases()

@@ -22,7 +22,7 @@ from provider_agent.frames import (
     Frame,
 )
 from provider_agent.launcher import BLOBS_PORT, MESSAGES_PORT
-from provider_agent.relay import UNACKNOWLEDGED_MAX, Relay, RelayTask
+from provider_agent.relay import ACKNOWLEDGED_AT_ONCE, UNACKNOWLEDGED_MAX, Relay, RelayTask
 from tests.provider_agent.fakes import PATIENCE, FakeMarket, lease
 from trust.encoding import digest
 from trust.messages import lease_address
@@ -295,7 +295,7 @@ async def test_only_what_is_long_past_is_acknowledged_while_the_enclave_lives(
     for _ in range(total):
         await door.frame()
     async with asyncio.timeout(20):
-        while scene.market.acknowledged.get(lease(), 0) < total - UNACKNOWLEDGED_MAX:
+        while scene.market.acknowledged.get(lease(), 0) < ACKNOWLEDGED_AT_ONCE:
             await scene.market.moved()
     assert scene.market.acknowledged[lease()] <= total - UNACKNOWLEDGED_MAX
     task.cancel()

@@ -38,6 +38,7 @@ def lease(state: LeaseState, **changes: object) -> LeaseSnapshot:
         since=NOW,
         deadline=None if LEASE.is_terminal(state) else NOW + 1,
         end=None,
+        paid_until=None,
     )
     return dataclasses.replace(plain, **changes)
 
@@ -54,6 +55,7 @@ def job(state: JobState, *leases: LeaseSnapshot, **changes: object) -> JobSnapsh
         generation=1,
         generations_max=5,
         enclaves=1,
+        serves=False,
         deadline=None if JOB.is_terminal(state) else NOW + 1,
         waiting_for=None,
         order=OrderSnapshot(order="ordr_0", version=2, state=OrderState.OPEN, funded=True),
@@ -239,6 +241,31 @@ ROWS = {
     "a hold that is used up ends its job": (
         job(J.QUEUED, order=dataclasses.replace(ORDER, funded=False)),
         (Rule.MONEY_ENDED, J.EXHAUSTED),
+    ),
+    "a training run goes to its last step whatever its hold has left": (
+        job(J.RUNNING, lease(L.READY), order=dataclasses.replace(ORDER, funded=False)),
+        None,
+    ),
+    "a serving run whose hold is used up is over": (
+        job(J.RUNNING, lease(L.READY), order=dataclasses.replace(ORDER, funded=False), serves=True),
+        (Rule.MONEY_ENDED, J.EXHAUSTED),
+    ),
+    "a serving run whose hold pays for no more time is over": (
+        job(J.RUNNING, lease(L.READY, paid_until=NOW), serves=True),
+        (Rule.MONEY_ENDED, J.EXHAUSTED),
+    ),
+    "a serving run is paid for until then": (
+        job(J.RUNNING, lease(L.READY, paid_until=NOW + 1), serves=True),
+        None,
+    ),
+    "a serving run that said its end ends as it said, whatever is left": (
+        job(
+            J.RUNNING,
+            lease(L.DRAINING, end=End.DONE),
+            order=dataclasses.replace(ORDER, funded=False),
+            serves=True,
+        ),
+        (Rule.RUN_IS_OVER, J.SUCCEEDED),
     ),
     "the last generation is the last": (
         job(J.QUEUED, generation=5),

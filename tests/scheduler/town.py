@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Self
 
 from sqlmodel import Session, col, select
 
@@ -84,20 +85,21 @@ class Town:
     receipts: dict[str, Receipt] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def make(cls, store: Store, *, hosts: int = 2, **changes: object) -> Town:
+    def make(cls, store: Store, *, hosts: int = 2, serves: bool = False, **changes: object) -> Self:
         with store.transaction() as session:
             inputs = []
             for role, kind, party in (
                 (signed_documents.InputRole.MODEL, ArtifactKind.WEIGHTS, OWNER),
                 (signed_documents.InputRole.DATASET, ArtifactKind.DATASET, BUYER),
-            ):
+            )[: 1 if serves else 2]:
                 signed = party.sign(input_manifest(kind, party))
                 found = documents.verify_document(signed.encode(), posted_by=party.identity)
                 documents.register(session, found, NOW)
                 inputs.append(signed_documents.Input(role=role, artifact=signed.digest))
             for number, host in enumerate((HOST, HOST_2)[:hosts]):
                 world.list_offer(session, host, ask=world.CREDIT + number)
-        made = World.make(store, inputs=tuple(inputs), **changes)
+        named = {"inputs": tuple(inputs)}
+        made = World.make(store, **(world.serving(**named) if serves else named) | changes)
         return cls(store=store, job=made.job, order=made.order)
 
     # --- what everybody does in one tick --------------------------------------------------------
@@ -167,6 +169,19 @@ class Town:
         if last is not None and last.end is not None:
             return
         step = min(STEPS, (0 if last is None else last.step) + STEPS_PER_TICK)
+        self.send(
+            session,
+            lease,
+            step=step,
+            tokens=step * 1024,
+            end=End.DONE if step == STEPS else None,
+            outputs=(bytes(32),) if step == STEPS else (),
+        )
+
+    def send(self, session: Session, lease: Lease, **counts: object) -> None:
+        """The next receipt of a lease settles."""
+        last = self.receipts.get(lease.id)
+        values = {"step": 0, "end": None, "outputs": ()} | counts
         receipt = Receipt(
             job=self.job,
             lease=lease.id,
@@ -176,14 +191,11 @@ class Town:
             before=None if last is None else last.digest,
             milliseconds=self.now - (lease.ready_at_ms or 0),
             first_step=0,
-            step=step,
-            tokens=step * 1024,
             committed=None,
             world_size=2,
             compute_class="cpu/x86",
             same_class=True,
-            end=End.DONE if step == STEPS else None,
-            outputs=(bytes(32),) if step == STEPS else (),
+            **values,
         )
         command = settlement.SettleReceipt(
             receipt=enclave(lease.id).sign(receipt), committed_step=None

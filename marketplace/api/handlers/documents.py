@@ -9,7 +9,7 @@ from marketplace.api.asks import Ask, Reply, held_lease, raw, reply
 from marketplace.models import Job
 from marketplace.refusals import MarketError
 from marketplace.wire import ErrorCode
-from trust.artifacts import LINEAGE_BYTES, Manifest, Origin
+from trust.artifacts import LINEAGE_BYTES, Core, Manifest, Origin
 from trust.encoding import base64url
 from trust.errors import EncodingError
 from trust.identity import verify_signed
@@ -20,8 +20,8 @@ from trust.messages import LogHead
 def put_document(session: Session, ask: Ask) -> Reply:
     """Register a signed document under its own digest.
 
-    What a job made comes from its buyer, from the owner of its model, or from the host of a lease
-    of exactly that job and generation.
+    What a job made comes from its buyer, from the owner of its model, from a custodian that its
+    core names, or from the host of a lease of exactly that job and generation.
     """
     wanted = ask.bytes_of("digest", 32)
     registration = documents.verify_document(ask.body, posted_by=ask.identity)
@@ -29,7 +29,7 @@ def put_document(session: Session, ask: Ask) -> Reply:
     if document.digest != wanted:
         raise EncodingError(f"this is document {document.digest.hex()}, not {wanted.hex()}")
     if isinstance(document, Manifest) and document.core.origin is not None:
-        _check_party(session, ask, document.core.origin)
+        _check_party(session, ask, document.core, document.core.origin)
     result = documents.register(session, registration, ask.now)
     return reply(wire.Stored(digest=wanted, result=result))
 
@@ -75,7 +75,7 @@ def _newest(session: Session, ask: Ask, kind: str, party: str) -> Reply:
     return raw(documents.find_newest(session, kind, ask.bytes_of(party, 32), lineage).content)
 
 
-def _check_party(session: Session, ask: Ask, origin: Origin) -> None:
+def _check_party(session: Session, ask: Ask, core: Core, origin: Origin) -> None:
     job = session.get(Job, base64url(origin.job))
     if job is None:
         raise MarketError(ErrorCode.NOT_FOUND, f"no job {origin.job.hex()}")
@@ -83,5 +83,7 @@ def _check_party(session: Session, ask: Ask, origin: Origin) -> None:
         lease = held_lease(session, ask, ask.query["lease"])
         if (lease.job_digest, lease.generation) != (job.digest, origin.generation):
             raise MarketError(ErrorCode.FORBIDDEN, f"{lease.id} is of another job or generation")
-    elif base64url(ask.identity) not in (job.buyer, job.owner):
+    elif base64url(ask.identity) not in (job.buyer, job.owner) and ask.identity not in {
+        each.identity for each in core.custodians
+    }:
         raise MarketError(ErrorCode.FORBIDDEN, "outputs come from the job's parties and hosts")

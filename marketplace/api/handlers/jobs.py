@@ -119,7 +119,7 @@ def get_asks(session: Session, ask: Ask) -> Reply:
 def input_manifests(session: Session, job: Job) -> tuple[bytes, ...]:
     """Signed manifests of a job's inputs, in the job's order."""
     inputs = jobs.manifest_of(job).inputs
-    return tuple(documents.find(session, each.artifact).content for each in inputs)
+    return tuple(documents.find_input(session, each.artifact) for each in inputs)
 
 
 def _is_missed(session: Session, job: Job, ask: Ask) -> bool:

@@ -9,6 +9,7 @@ from tests.marketplace.api.rig import Rig, input_manifest, lineage_of, refused
 from tests.marketplace.world import BUYER, HOST, HOST_2, NOW, OWNER, STRANGER, terms
 from trust.artifacts import ArtifactKind, Core, Custodian, Manifest, Origin
 from trust.encoding import digest
+from trust.identity import PartyKey
 from trust.jobs import Close, Ready, Screen, UsePolicy
 from trust.messages import LogHead
 
@@ -128,7 +129,7 @@ async def test_kind_that_is_no_registry_document_is_refused(rig: Rig) -> None:
 # --- what a job made -----------------------------------------------------------------------------
 
 
-def adapter(job: bytes, generation: int = 1):
+def adapter(job: bytes, generation: int = 1, *, signer: PartyKey = STRANGER):
     core = Core(
         kind=ArtifactKind.ADAPTER,
         seal_id=bytes(32),
@@ -143,14 +144,14 @@ def adapter(job: bytes, generation: int = 1):
         commitment=bytes(32),
         public_files=(),
     )
-    return STRANGER.sign(made)
+    return signer.sign(made)
 
 
 async def test_what_a_job_made_is_registered_by_its_parties_and_the_leases_host_alone(
     rig: Rig,
 ) -> None:
     enclave = await rig.running()
-    made = adapter(enclave.job.digest).encode()
+    made = adapter(enclave.job.digest, signer=enclave.signing).encode()
     target = wire.target(wire.DOCUMENT, digest=digest(made[96:]))
     (await rig.send("PUT", target, made, key=STRANGER)).expect(Code.FORBIDDEN)
     (await rig.send("PUT", target, made, key=HOST)).expect(Code.FORBIDDEN)
@@ -158,7 +159,7 @@ async def test_what_a_job_made_is_registered_by_its_parties_and_the_leases_host_
     (await rig.send("PUT", of_lease, made, key=HOST_2)).expect(Code.NOT_FOUND)
     assert (await rig.send("PUT", of_lease, made, key=HOST)).status == 200
     assert (await rig.send("PUT", target, made, key=BUYER)).status == 200
-    other = adapter(enclave.job.digest, generation=2).encode()
+    other = adapter(enclave.job.digest, generation=2, signer=enclave.signing).encode()
     of_lease = wire.target(wire.DOCUMENT, {"lease": enclave.lease}, digest=digest(other[96:]))
     (await rig.send("PUT", of_lease, other, key=HOST)).expect(Code.FORBIDDEN)
 

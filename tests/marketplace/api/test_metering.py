@@ -86,17 +86,17 @@ async def test_same_evidence_again_is_refused_as_stale(rig: Rig) -> None:
     await enclave.post(request)
     answer = await enclave.answer()
     assert isinstance(answer, Refused)
-    assert answer.code == "stale-nonce"
+    assert answer.code == "nonce-unknown"
 
 
 async def test_nonce_that_nobody_issued_or_that_is_old_is_refused(rig: Rig) -> None:
     enclave = await starting(rig)
     await enclave.post(enclave.request(enclave.statement(bytes(32))).encode())
-    await refused_with(enclave, "stale-nonce", bytes(32))
+    await refused_with(enclave, "nonce-unknown", bytes(32))
     challenge = await enclave.challenge()
     rig.time[0] += 121_000
     await enclave.post(enclave.request(enclave.statement(challenge.nonce)).encode())
-    await refused_with(enclave, "stale-nonce", challenge.nonce)
+    await refused_with(enclave, "nonce-stale", challenge.nonce)
 
 
 async def test_nonce_is_used_up_by_evidence_that_fails(rig: Rig) -> None:
@@ -106,7 +106,7 @@ async def test_nonce_is_used_up_by_evidence_that_fails(rig: Rig) -> None:
     await enclave.post(enclave.request(good, image=bytes(48)).encode())
     await refused_with(enclave, "evidence-measurement", challenge.nonce)
     await enclave.post(enclave.request(good).encode())
-    await refused_with(enclave, "stale-nonce", challenge.nonce)
+    await refused_with(enclave, "nonce-unknown", challenge.nonce)
 
 
 async def test_nonce_of_another_lease_is_refused(rig: Rig) -> None:
@@ -114,7 +114,7 @@ async def test_nonce_of_another_lease_is_refused(rig: Rig) -> None:
     second = await starting(rig)
     challenge = await first.challenge()
     await second.post(second.request(second.statement(challenge.nonce)).encode())
-    await refused_with(second, "stale-nonce", challenge.nonce)
+    await refused_with(second, "nonce-unknown", challenge.nonce)
 
 
 async def test_key_that_the_host_supplied_is_refused(rig: Rig) -> None:
