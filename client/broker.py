@@ -38,6 +38,8 @@ from trust.messages import (
     Challenge,
     CheckpointReport,
     FollowUp,
+    HandOverRefused,
+    HandOverRequest,
     Hello,
     LogHead,
     Purpose,
@@ -54,6 +56,7 @@ from trust.release import (
     CloseHeard,
     Decision,
     FollowUpAsked,
+    HandOverAsked,
     OrderAsked,
     ReceiptHeard,
     Refusal,
@@ -69,6 +72,7 @@ from trust.release_state import (
     Body,
     Challenged,
     FollowedUp,
+    HandedOver,
     Noted,
     Opened,
     Released,
@@ -279,6 +283,8 @@ class Broker:
             await self._decide(ReceiptHeard(signed=signed, at=self._clock()), message, None)
         elif label == Close.LABEL:
             await self._decide(CloseHeard(signed=signed), message, None)
+        elif label == HandOverRequest.LABEL:
+            await self._hand_over(message, signed)
         else:
             log.info("message %d dropped: signed %r", message.number, label)
 
@@ -287,6 +293,26 @@ class Broker:
         with contextlib.suppress(BlindhostError):  # the decision names what is wrong with it
             nonce = verify_signed(FollowUp, signed, signer=None).document.nonce
         await self._decide(FollowUpAsked(signed=signed), message, nonce)
+
+    async def _hand_over(self, message: StoredMessage, signed: bytes) -> None:
+        """Answer a receiver in the box that it posted from. A no is signed, so that it counts."""
+        try:
+            request = verify_signed(HandOverRequest, signed, signer=None)
+        except BlindhostError as error:
+            log.info("hand-over dropped: %s", error)
+            return
+        result = decide(self.state(), HandOverAsked(signed=signed), self._clock())
+        if isinstance(result, Decision):
+            await self._finish(result, message.sender, None)
+            return
+        log.info("refused: %s: %s", result.code, result.text)
+        said = HandOverRefused(
+            custodian=self.identity,
+            request=request.digest,
+            code=result.code,
+            text=result.text[:1024],
+        )
+        await self._send(message.sender, self._keys.party.sign(said).encode())
 
     async def _report(self, message: StoredMessage, signed: bytes) -> None:
         held = await self._holds_segments(signed)
@@ -364,6 +390,10 @@ class Broker:
                 case Noted():
                     report = verify_signed(CheckpointReport, entry.report, signer=None)
                     told |= set(self._others(report.document.job))
+                case HandedOver():
+                    asked = verify_signed(HandOverRequest, entry.request, signer=None).document
+                    made = verify_signed(Manifest, asked.manifest, signer=None).document
+                    told |= {each.identity for each in made.core.custodians}
                 case _:
                     pass
         for custodian in sorted(told - {self.identity}):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from client.dataset import count_rows
 from client.files import HomeError
@@ -24,10 +25,13 @@ from trust.artifacts import ArtifactKind, Custodian, Manifest
 from trust.custody import common_kind
 from trust.errors import BlindhostError, RefusedError
 from trust.identity import Signed, verify_signed
-from trust.jobs import InputRole, JobManifest, Terms
+from trust.jobs import InputRole, JobKind, JobManifest, Terms
 from trust.messages import End, Progress, Receipt
-from trust.release_checks import check_recipe, require
-from trust.release_state import Memory
+from trust.release_checks import check_recipe, require, shown
+from trust.release_inputs import accept_inputs, accept_policies, accept_terms
+from trust.release_state import Holdings, Memory
+
+_MODEL: Final = InputRole.MODEL
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,33 +67,30 @@ def sign_job(
     terms: Signed[Terms],
     manifests: Mapping[bytes, Signed[Manifest]],
     now: int,
+    memory: Memory | None = None,
 ) -> Signed[JobManifest]:
     """Sign and keep a job, so that this party's broker will order its generations.
 
-    (1) It is this buyer's, with this buyer's progress key. (2) Every input's manifest is there,
-    signed by its custodian; data inputs are one's own. (3) Real and simulated don't meet. (4) The
-    terms are the model owner's, those that the job names, not expired, without a screen. (5) The
-    job keeps them.
+    (1) It is this buyer's, with this buyer's progress key. (2) Every input's manifest is there.
+    (3) Of a serve job the broker's own checks hold, for `memory`, what the own release log says:
+    inputs, kinds, policies, terms and undertaking; and each adapter is one that this log shows.
+    (4) Of any other, each input is signed by its custodian, data is one's own, and real and
+    simulated don't meet; (5) the terms are the model owner's, those that the job names, not
+    expired, without a screen, and the job keeps them.
 
     Raises RefusedError, CustodyError or HomeError.
     """
     text = "the job names another buyer or another progress key than this home's"
     own = (job.buyer, job.progress_key) == (keys.party.identity, keys.progress.public)
     require(own, "job-not-own", text)  # (1)
-    found = {each.role: _input(manifests, each.artifact) for each in job.inputs}  # (2)
-    for role, manifest in found.items():
-        mine = manifest.signer == keys.party.identity
-        require(mine or role is InputRole.MODEL, "input-not-own", f"{role.value} is not one's own")
-    common_kind(e for m in found.values() for e in m.document.core.custodians)  # (3)
-    said = terms.document
-    owner = found[InputRole.MODEL].document.core.custodians[0]
-    by_owner = terms.signer == said.owner == owner.identity and owner.lineage in said.lineages
-    require(by_owner, "terms-not-by-the-owner", "not the terms of this model's owner")  # (4)
-    require(terms.digest == job.terms, "terms-other", "not the terms that the job names")
-    require(now < said.expires_at, "terms-expired", f"expired at {said.expires_at}")
-    require(said.screen is None, "terms-screen", "screening does not exist yet")
-    check_recipe(job, said)  # (5)
+    found = tuple(_input(manifests, each.artifact) for each in job.inputs)  # (2)
     signed = keys.party.sign(job)
+    if job.kind is JobKind.SERVE:  # (3)
+        _check_serve(home.holdings(keys), memory or Memory(), signed, found, terms, now)
+    else:
+        _check_inputs(keys.party.identity, job, found)  # (4)
+        model = next(m for i, m in zip(job.inputs, found, strict=True) if i.role is _MODEL)
+        _check_terms(job, model.document.core.custodians[0], terms, now)  # (5)
     home.keep(signed)
     return signed
 
@@ -98,10 +99,45 @@ def _input(manifests: Mapping[bytes, Signed[Manifest]], artifact: bytes) -> Sign
     manifest = manifests.get(artifact)
     if manifest is None:
         raise HomeError(f"no manifest of input {artifact.hex()[:16]}…")
-    custodian = manifest.document.core.custodians[0].identity
-    text = "an input is signed by its custodian"
-    require(manifest.signer == custodian, "manifest-not-by-its-custodian", text)
     return manifest
+
+
+def _check_serve(
+    holdings: Holdings,
+    memory: Memory,
+    job: Signed[JobManifest],
+    manifests: Sequence[Signed[Manifest]],
+    terms: Signed[Terms],
+    now: int,
+) -> None:
+    for adapter in job.document.adapters:
+        text = f"the own release log shows no output {shown(adapter)}"
+        require(adapter in memory.outputs, "adapter-not-own", text)
+    encoded = [each.encode() for each in manifests]
+    inputs = accept_inputs(holdings, memory, job.document, encoded)
+    accept_policies(holdings, inputs, job.document.buyer)
+    accept_terms(holdings, memory, job, inputs, terms.encode(), now)
+
+
+def _check_inputs(identity: bytes, job: JobManifest, manifests: Sequence[Signed[Manifest]]) -> None:
+    for each, manifest in zip(job.inputs, manifests, strict=True):
+        custodian = manifest.document.core.custodians[0].identity
+        text = "an input is signed by its custodian"
+        require(manifest.signer == custodian, "manifest-not-by-its-custodian", text)
+        mine = manifest.signer == identity
+        text = f"{each.role.value} is not one's own"
+        require(mine or each.role is _MODEL, "input-not-own", text)
+    common_kind(entry for each in manifests for entry in each.document.core.custodians)
+
+
+def _check_terms(job: JobManifest, owner: Custodian, terms: Signed[Terms], now: int) -> None:
+    said = terms.document
+    by_owner = terms.signer == said.owner == owner.identity and owner.lineage in said.lineages
+    require(by_owner, "terms-not-by-the-owner", "not the terms of this model's owner")
+    require(terms.digest == job.terms, "terms-other", "not the terms that the job names")
+    require(now < said.expires_at, "terms-expired", f"expired at {said.expires_at}")
+    require(said.screen is None, "terms-screen", "screening does not exist yet")
+    check_recipe(job, said)
 
 
 # --- following -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A party's secrets at rest: identity key, progress key, lineage keys.
+"""A party's secrets at rest: identity key, progress key, lineage keys, and what has its own file.
 
 - Everything is AES-256-GCM under a key of the keystore's own, wrapped under a passphrase
   (Argon2id, RFC 9106 §4, second choice) or under a key file of 32 random bytes.
@@ -142,6 +142,16 @@ class Keystore:
         wrapping = _wrapping_key(opener, file.salt, file.iterations, file.lanes, file.memory_kib)
         return cls(folder, _open(wrapping, file.wrapped, "wrapped"), file)
 
+    # --- other secrets of this party -------------------------------------------------------------
+
+    def seal_secret(self, secret: bytes, purpose: str) -> bytes:
+        """Seal a secret that lies in a file of its own; it opens for this purpose alone."""
+        return _seal(self._own, secret, f"other {purpose}")
+
+    def open_secret(self, sealed: bytes, purpose: str) -> bytes:
+        """Open what `seal_secret` made. Raises KeystoreError."""
+        return _open(self._own, sealed, f"other {purpose}")
+
     # --- lineages --------------------------------------------------------------------------------
 
     def new_lineage(self, kind: LineageKind) -> Custodian:
@@ -239,9 +249,9 @@ def _open(key: bytes, sealed: bytes, purpose: str) -> bytes:
     try:
         return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _bound(purpose))
     except InvalidTag as error:
+        what = purpose.removeprefix("other ").split(" ", maxsplit=1)[0]
         raise KeystoreError(
-            f"the {purpose.split(' ', maxsplit=1)[0]} key does not open: "
-            "wrong passphrase or key file, or a changed keystore"
+            f"the {what} key does not open: wrong passphrase or key file, or a changed keystore"
         ) from error
 
 

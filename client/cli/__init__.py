@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from client.cli import job, party, publish, seal
+from client.cli import adapter, job, party, publish, seal, serve
 from client.cli.shared import errors
 from trust.errors import BlindhostError
 
@@ -21,11 +21,13 @@ app = typer.Typer(
     add_completion=False,
 )
 party.add_to(app)
+serve.add_to(app, job.job)
 app.add_typer(seal.model, name="model", help="Seal and publish a model.")
 app.add_typer(seal.dataset, name="dataset", help="Seal rows.")
 app.add_typer(publish.terms, name="terms", help="Under which terms a model opens.")
 app.add_typer(publish.policy, name="policy", help="For whom, and on what machine.")
 app.add_typer(job.job, name="job", help="Submit a job and follow it.")
+app.add_typer(adapter.adapter, name="adapter", help="Have an adapter outside enclaves.")
 app.add_typer(seal.image, name="image", help="Measure a runtime image.")
 app.add_typer(party.lineage, name="lineage", help="Lineages and their keys.")
 

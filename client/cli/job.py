@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -28,6 +29,7 @@ from client.cli.shared import (
     run,
     show,
 )
+from client.client_key import load_client_key
 from client.files import HomeError
 from client.home import Home
 from client.keystore import Keystore
@@ -39,7 +41,7 @@ from trust.artifacts import Manifest
 from trust.encoding import Json, base64url, digest, parse_json
 from trust.errors import EncodingError
 from trust.identity import Signed, verify_signed
-from trust.jobs import Close, Input, InputRole, JobManifest, Terms
+from trust.jobs import ClientKey, Close, Input, InputRole, JobKind, JobManifest, Terms
 from trust.messages import Progress, ProgressEvent, SignedMessage
 from trust.release_state import Memory
 
@@ -49,7 +51,7 @@ FILE_BYTES_MAX: Final = 1 << 16
 DAY_MILLISECONDS: Final = 86_400_000
 POLL_SECONDS: Final = 0.5
 FILLED: Final = frozenset(
-    {"version", "nonce", "buyer", "progress_key", "inputs", "terms", "images"}
+    {"version", "nonce", "buyer", "progress_key", "inputs", "terms", "images", "client_keys"}
 )
 ENDED: Final = frozenset(
     {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXHAUSTED}
@@ -68,6 +70,9 @@ def submit(
     image: Annotated[list[str], typer.Option(help="Runtime images that may run it, hex; repeat.")],
     dataset: Annotated[str | None, typer.Option(help="Own artifact to train on, hex.")] = None,
     heldout: Annotated[str | None, typer.Option(help="Own artifact to evaluate on, hex.")] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="Own job's output to serve, hex; repeat.")
+    ] = None,
     terms: Annotated[
         str | None, typer.Option(help="Digest of the owner's terms; the newest where absent.")
     ] = None,
@@ -76,8 +81,9 @@ def submit(
 ) -> None:
     """Upload what is missing, sign the job and submit it; its money is held.
 
-    The file lacks version, nonce, buyer, progress_key, inputs, terms and images: they are filled in
-    here, and so is expires_at, a day from now, where the file does not say.
+    The file lacks version, nonce, buyer, progress_key, inputs, terms, images and client_keys: they
+    are filled in here, and so is expires_at, a day from now, where the file does not say. A serve
+    job gets this home's client key: `blindhost gateway` then speaks to it.
     """
     opened, keys = open_home(home, key_file)
     named = {InputRole.MODEL: model, InputRole.DATASET: dataset, InputRole.HELDOUT: heldout}
@@ -85,6 +91,9 @@ def submit(
         Input(role=role, artifact=hex_bytes(text, what=role.value))
         for role, text in named.items()
         if text is not None
+    ) + tuple(
+        Input(role=InputRole.ADAPTER, artifact=hex_bytes(text, what="adapter"))
+        for text in adapter or ()
     )
     fields = _fields(file)
     images = tuple(hex_bytes(each, what="image", length=48) for each in image)
@@ -114,7 +123,8 @@ async def _submit(
 ) -> JobView:
     async with market(home, keys) as api:
         port = HttpMarket(api)
-        manifests = await _manifests(home, keys, api, inputs)
+        memory = log_memory(home, keys)
+        manifests = await _manifests(home, keys, api, inputs, memory)
         owner = manifests[inputs[0].artifact].document.core.custodians[0]
         if wanted is None:
             signed_terms = await api.get_terms(owner.identity, owner.lineage)
@@ -131,6 +141,7 @@ async def _submit(
             "inputs": [each.to_json() for each in inputs],
             "terms": base64url(signed_terms.digest),
             "images": [base64url(each) for each in images],
+            "client_keys": _client_keys(home, keys, fields),
         }
         signed = sign_job(
             home,
@@ -139,25 +150,46 @@ async def _submit(
             terms=signed_terms,
             manifests=manifests,
             now=now_milliseconds(),
+            memory=memory,
         )
         for manifest in manifests.values():
-            if manifest.signer == keys.party.identity:
+            if manifest.document.core.origin is not None:
+                await port.put_document(manifest.encode())  # its ciphertext came from the enclave
+            elif manifest.signer == keys.party.identity:
                 with progress("uploading") as step:
                     await upload(home, manifest, port, step)
         return await port.submit_job(signed)
 
 
+def _client_keys(home: Home, keys: Keystore, fields: dict[str, Json]) -> list[Json]:
+    """Who may speak to the job's enclave: this home's gateway to a serve job's, else nobody."""
+    if fields.get("kind") != JobKind.SERVE.value:
+        return []
+    identity = load_client_key(home.folder, keys).identity
+    return [ClientKey(identity=identity, tokens=None).to_json()]
+
+
+def log_memory(home: Home, keys: Keystore) -> Memory:
+    """What the home's release log says; nothing where its broker never ran."""
+    exists = home.log_path.exists()
+    return Follower(home, keys, bytes(32)).memory() if exists else Memory()
+
+
 async def _manifests(
-    home: Home, keys: Keystore, api: MarketApi, inputs: tuple[Input, ...]
+    home: Home, keys: Keystore, api: MarketApi, inputs: tuple[Input, ...], memory: Memory
 ) -> dict[bytes, Signed[Manifest]]:
     own = home.load(Manifest, keys.party.identity)
     found = {}
     for each in inputs:
         if each.artifact in own:
             found[each.artifact] = own[each.artifact]
+        elif each.role is InputRole.ADAPTER and each.artifact in memory.outputs:
+            found[each.artifact] = memory.outputs[each.artifact]
         elif each.role is InputRole.MODEL:
             data = await api.get_document(each.artifact)
             found[each.artifact] = verify_signed(Manifest, data, signer=None)
+        elif each.role is InputRole.ADAPTER:
+            raise HomeError(f"this home's release log shows no output {each.artifact.hex()[:16]}…")
         else:
             raise HomeError(f"this home sealed no {each.role.value} {each.artifact.hex()[:16]}…")
     return found
@@ -170,19 +202,23 @@ def close(name: JobArgument, home: HomeOption, key_file: KeyFileOption = None) -
     job_name = hex_bytes(name, what="job")
 
     async def send() -> None:
-        signed = keys.party.sign(Close(job=job_name, at=now_milliseconds()))
         async with market(opened, keys) as api:
-            port = HttpMarket(api)
-            documents = await port.job_documents(job_name)
-            manifests = [verify_signed(Manifest, each, signer=None) for each in documents.manifests]
-            told = {e.identity for m in manifests for e in m.document.core.custodians}
-            message = SignedMessage(signed=signed.encode()).encode()
-            for custodian in sorted(told | {keys.party.identity}):
-                await port.post_message(custodian, message)
-            await port.post_close(signed)
+            await send_close(api, keys, keys.party.sign(Close(job=job_name, at=now_milliseconds())))
 
     run(send())
     output.print("closed")
+
+
+async def send_close(api: MarketApi, keys: Keystore, signed: Signed[Close]) -> None:
+    """Close a job at its custodians and at the market."""
+    port = HttpMarket(api)
+    documents = await port.job_documents(signed.document.job)
+    manifests = [verify_signed(Manifest, each, signer=None) for each in documents.manifests]
+    told = {e.identity for m in manifests for e in m.document.core.custodians}
+    message = SignedMessage(signed=signed.encode()).encode()
+    for custodian in sorted(told | {keys.party.identity}):
+        await port.post_message(custodian, message)
+    await port.post_close(signed)
 
 
 # --- following -----------------------------------------------------------------------------------
@@ -258,6 +294,31 @@ def seconds_left(last: Progress, began_at: int) -> float | None:
     return None if taken <= 0 else (last.steps - last.step) * last.milliseconds / 1000 / taken
 
 
+@job.command("list")
+def list_jobs(
+    home: HomeOption,
+    key_file: KeyFileOption = None,
+    as_json: JsonOption = False,  # noqa: FBT002
+) -> None:
+    """List this party's jobs, newest first: state, and what its hold has become."""
+    opened, keys = open_home(home, key_file)
+
+    async def ask() -> Sequence[JobView]:
+        async with market(opened, keys) as api:
+            return await api.get_jobs()
+
+    views = run(ask())
+    if as_json:
+        show([plain_value(each) for each in views], as_json=True)
+        return
+    table = Table("job", "state", "spent", "held at most", "waits for")
+    for each in views:
+        money = each.money
+        spent, held = f"{money.captured:,}", f"{money.reserved:,}"
+        table.add_row(each.job.hex(), each.state.value, spent, held, each.waiting_for or "")
+    output.print(table)
+
+
 @job.command("show")
 def show_job(
     name: JobArgument,
@@ -277,7 +338,7 @@ def show_job(
             view = await api.get_job(job_name)
             settled = await api.get_receipts(job_name)
         follower = Follower(opened, keys, job_name)
-        memory = follower.memory() if opened.log_path.exists() else Memory()
+        memory = log_memory(opened, keys)
         faults = check_receipts(memory, job_name, [each.signed for each in settled])
         return {
             "market": view,

@@ -157,6 +157,19 @@ def list_lineages(
     show(keys.entries(), as_json=as_json)
 
 
+@lineage.command("new-epoch")
+def new_epoch(
+    lineage_hex: Annotated[str, typer.Argument(metavar="LINEAGE")],
+    home: HomeOption,
+    key_file: KeyFileOption = None,
+    as_json: JsonOption = False,  # noqa: FBT002
+) -> None:
+    """Draw a lineage's next key: what is sealed from now on is under it. Older ones still open."""
+    _, keys = open_home(home, key_file)
+    entry = keys.new_epoch(hex_bytes(lineage_hex, what="lineage", length=33))
+    show({"lineage": entry.lineage, "epoch": entry.epoch}, as_json=as_json)
+
+
 @lineage.command("shred")
 def shred_lineage(
     lineage_hex: Annotated[str, typer.Argument(metavar="LINEAGE")],

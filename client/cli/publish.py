@@ -106,13 +106,18 @@ def publish_policy(
         list[str] | None,
         typer.Option(help="Whose jobs may open it, hex; repeat. None: see below."),
     ] = None,
+    adapter_to: Annotated[
+        list[str] | None,
+        typer.Option(help="Who may be given adapters made with it, outside enclaves; repeat."),
+    ] = None,
     key_file: KeyFileOption = None,
     as_json: JsonOption = False,  # noqa: FBT002
 ) -> None:
     """Sign and publish a use policy: on what machines, with which images, for whose jobs.
 
     Without --buyer a model opens for whoever keeps its terms, a dataset for its own buyer alone.
-    Without a simulated root, the policy demands genuine hardware.
+    Without a simulated root, the policy demands genuine hardware. Without --adapter-to an adapter
+    that was made with this lineage is handed to nobody.
     """
     opened, keys = open_home(home, key_file)
     lineages = _lineages(lineage)
@@ -126,7 +131,7 @@ def publish_policy(
         lineages=lineages,
         appraisal_policy=appraisal.digest,
         jobs_signed_by=None if not buyer else tuple(hex_bytes(b, what="buyer") for b in buyer),
-        adapter_to=(),
+        adapter_to=tuple(hex_bytes(each, what="adapter-to") for each in adapter_to or ()),
     )
     signed = sign_use_policy(opened, keys, document, appraisal)
     _publish(opened, keys, signed)
