@@ -16,6 +16,8 @@ from demo.display import Display
 from demo.parties import Stage, StepError
 from demo.story import Story
 
+SHOWN = 3  # questions whose answers are shown side by side
+
 
 def main() -> NoReturn:
     """Entry point."""
@@ -26,8 +28,9 @@ def main() -> NoReturn:
     display = Display()
     status, report = 1, None
     with Stage() as stage:
+        story = Story(stage, display)
         try:
-            report = Story(stage, display).run()
+            report = story.run()
             status = 0
         except StepError as error:
             display.note(f"failed: {error}")
@@ -46,6 +49,8 @@ def main() -> NoReturn:
                 report["processes"][role]["exit"] = party.exit
     if report is not None:
         _summary(display, report)
+        for said in story.spoken.shown[:SHOWN]:
+            display.table(said["question"], {"base": said["base"], "tuned": said["tuned"]})
         if as_json:
             print(json.dumps(report))
     sys.exit(status)
@@ -65,7 +70,8 @@ def _show_logs(stage: Stage, display: Display) -> None:
 
 def _summary(display: Display, report: dict[str, Any]) -> None:
     scores, resume = report["eval"], report["resume"]
-    ledger, blindness = report["ledger"], report["blindness"]
+    ledger, blindness, receipts = report["ledger"], report["blindness"], report["receipts"]
+    chat = report["chat"]
     display.table(
         "Blindhost: a sealed fine-tune, through a host that died",
         {
@@ -79,6 +85,7 @@ def _summary(display: Display, report: dict[str, Any]) -> None:
             ),
             "bit-identical to its twin": resume["bit_identical"],
             "searched for secrets": f"{blindness['bytes_searched']:,} bytes",
+            "of it on Ray's own connections": _ray_bytes(blindness["ray"]),
             "secrets found at hosts or market": blindness["hits"],
             "books balance": ledger["balanced"],
             "paid by buyer (microcredits)": f"{ledger['paid_by_buyer']:,}",
@@ -86,12 +93,26 @@ def _summary(display: Display, report: dict[str, Any]) -> None:
                 f"{ledger['to_hosts']:,} / {ledger['to_owner']:,} / {ledger['to_market']:,}"
             ),
             "refunded": f"{ledger['refunded']:,}",
-            "receipts settled / refused": (
-                f"{report['receipts']['settled']} / {report['receipts']['refused']}"
+            "receipts settled": receipts["settled"],
+            "asked of base and tuned model": (
+                f"{chat['requests']} requests, {chat['tokens']} tokens, "
+                f"{chat['tokens_per_second']} tokens/s"
+            ),
+            "a host's own sealed request": "refused" if chat["refused_unsigned"] else "ANSWERED",
+            "receipts forged or replayed → refused": (
+                f"{receipts['forged']} → {receipts['refused']}"
             ),
             "seconds": report["seconds"],
         },
     )
+
+
+def _ray_bytes(ray: dict[str, Any]) -> str:
+    """What the recorder of loopback heard; what it did not is said too."""
+    if not ray["recorded"]:
+        return f"not recorded: {ray['why']}"
+    lost = ray["lost_bytes"] or ray["lost_segments"]
+    return f"{ray['bytes']:,} bytes" + (", some lost" if lost else "")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,11 @@ belongs, and a test plants each secret × encoding × place and wants it named.
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import zlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -203,3 +205,22 @@ def _undo(content: bytes, offset: int, bits: int) -> bytes:
         if unpacker.eof or len(unpacked) >= UNPACKED_BYTES_MAX:
             break
     return bytes(unpacked)
+
+
+def search_all(searcher: Searcher, places: list[Path], words: list[tuple[str, bytes]]) -> None:
+    """Search every file below the places, their names too, and words seen in /proc."""
+    for place in places:
+        for path in sorted(place.rglob("*")):
+            name = str(path.relative_to(place.parent))
+            searcher.search(f"name of {name}", name.encode("utf-8", "surrogateescape"))
+            if path.is_file() and not path.is_symlink():
+                with contextlib.suppress(FileNotFoundError):  # its process may remove it meanwhile
+                    searcher.search(name, path.read_bytes())
+    for name, content in words:
+        searcher.search(name, content)
+
+
+def tensor_bytes(path: Path) -> bytes:
+    """A safetensors file without its header: tensor names are in every config, and no secret."""
+    content = path.read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]

@@ -26,7 +26,7 @@ class Display:
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(),
             console=self.console,
@@ -70,7 +70,7 @@ class Display:
                 )
         elif time.monotonic() - self._said > QUIET_SECONDS:
             self._said = time.monotonic()
-            self.console.print(f"    {text} {done}/{total} {detail}")
+            self.console.print(f"    {text} {done}/{total} {detail}", soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A line that stays."""

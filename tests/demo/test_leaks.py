@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from demo.blindness import Searcher
-from demo.story import search_all
+from demo.blindness import Searcher, search_all
 
 CANARY = b"canary-4be1b0c0ffee42"
 WEIGHTS = np.random.default_rng(5).normal(size=2048).astype("<f4")
@@ -58,6 +57,7 @@ PLACES: dict[str, Callable[[Path, bytes], None]] = {
     "image of an enclave": _file("host-1", "chip", "images", "1", "trust", "leak.py"),
     "a socket of the market": _file("taps", "market", "tcp-000000.out"),
     "an enclave's door": _file("taps", "host-1", "leas_1-door-messages-000000.in"),
+    "a connection of Ray's": _file("taps", "ray", "40000-to-6379-000001.out"),
     "Ray's session folder": _file("ray", "session", "logs", "worker.out"),
 }
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from demo.blindness import Searcher
+from demo.blindness import Searcher, search_all, tensor_bytes
 from demo.display import Display
+from demo.jobs import ASSETS, JOB
+from demo.opening import CHECKOUT, HOSTS
 from demo.parties import Stage
-from demo.story import ASSETS, CHECKOUT, HOSTS, JOB, Story, search_all, tensor_bytes
+from demo.story import Story
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
