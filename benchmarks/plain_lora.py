@@ -5,7 +5,8 @@
 PLAN.json names a model folder, token ids and labels of the rows, and for each step, micro batch and
 rank the rows to take; so both arms train on the same rows in the same order. It computes the head
 on supervised positions only, as the other arm does, and saves a checkpoint to disk as often.
-The last line printed is JSON: seconds at which each optimizer step ended, and supervised tokens.
+The last line printed is JSON: seconds at which each optimizer step ended, seconds of processors
+that all ranks had used by then, and supervised tokens.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def batch(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 # --- loop ----------------------------------------------------------------------------------------
 
 ended: list[float] = []
+used: list[float] = []
 tokens: list[int] = []
 for step, micros in enumerate(plan["steps"], start=1):
     rows = [row for ranks in micros for each in ranks for row in each]
@@ -103,9 +105,11 @@ for step, micros in enumerate(plan["steps"], start=1):
         model.save_pretrained(plan["output"])
         torch.save(state, Path(plan["output"]) / "optimizer.pt")
     ended.append(time.monotonic())
+    used.append(time.process_time())
     tokens.append(supervised)
 accelerator.wait_for_everyone()
+cpu = accelerator.reduce(torch.tensor(used, dtype=torch.float64), reduction="sum").tolist()
 if accelerator.is_main_process:
     model.save_pretrained(plan["output"])
-    print(json.dumps({"ended": ended, "tokens": tokens}))
+    print(json.dumps({"ended": ended, "cpu": cpu, "tokens": tokens}))
 accelerator.end_training()
