@@ -136,6 +136,7 @@ def kill_host(town: Town) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_restored_broker_releases_nothing_until_a_person_opens_an_incarnation(
@@ -172,6 +173,7 @@ def test_a_restored_broker_releases_nothing_until_a_person_opens_an_incarnation(
     assert set(memory_of(town).seats) == {(bytes.fromhex(newer), 1, 0)}
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_revoked_image_and_a_revoked_chip_are_refused_by_their_own_codes(town: Town) -> None:
@@ -190,6 +192,7 @@ def test_a_revoked_image_and_a_revoked_chip_are_refused_by_their_own_codes(town:
     wait_for("it runs again", lambda: has_succeeded(town, job))
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_broker_whose_clock_is_wrong_says_by_how_much_and_goes_on_once_it_is_right(
