@@ -55,10 +55,14 @@ class Clients:
         statement = self._newest[peer] = self._papers.statement(challenge)
         return statement
 
-    def offer(self, statement: Statement, evidence: bytes, clock_ms: int) -> bytes:
-        """Evidence for a client's challenge, with the key that its requests are sealed to."""
+    def offer(self, statement: Statement, evidence: bytes, clock_ms: int) -> bytes | None:
+        """Evidence for a client's challenge, with the key that its requests are sealed to.
+
+        None: the client, or whoever replays it, has made another challenge since, which is
+        answered in its own turn.
+        """
         if self._newest.get(statement.verifier) != statement:
-            raise SessionError("evidence for a statement that is not the newest")
+            return None
         key = self.serving.offer(statement, clock_ms)
         return ServeOffer(evidence=evidence, request_key=key.encode()).encode()
 

@@ -220,8 +220,8 @@ class ServeDesk:
     def _decoded(self, texts: list[tuple[Exchange, str, bool]]) -> list[Action]:
         self._decoding = False
         for exchange, text, last in texts:
-            if exchange.finish is not None:
-                continue
+            if exchange.finish is not None or exchange.handle not in self._serving.exchanges:
+                continue  # cancelled meanwhile, or the run is over
             exchange.text += text.encode("utf-8", "replace")
             if exchange.transcript.stopped:
                 self._engine.cancel(exchange.handle)

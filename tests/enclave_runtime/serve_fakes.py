@@ -83,9 +83,11 @@ class Client:
         match parse_message(payload):
             case ServeOffer(evidence=evidence, request_key=key):
                 bundle = EvidenceBundle.parse(evidence)
-                self.statement = Statement.parse(bundle.statement)
-                assert bundle.report.startswith(self.statement.report_data)
-                assert self.statement.nonce == self.nonce
+                statement = Statement.parse(bundle.statement)
+                assert bundle.report.startswith(statement.report_data)
+                if statement.nonce != self.nonce:
+                    return []  # a challenge that this client gave up
+                self.statement = statement
                 assert self.statement.purpose is Purpose.SERVE
                 assert self.statement.verifier == self.key.identity
                 self.request_key = verify_signed(RequestKey, key, signer=self.statement.signing_key)
