@@ -202,26 +202,33 @@ class ServeDesk:
 
     async def _decoded_texts(
         self, news: Sequence[tuple[Exchange, list[int], bool]]
-    ) -> list[tuple[Exchange, str, bool]]:
+    ) -> list[tuple[Exchange, str | RowError, bool]]:
         for exchange, _ids, _last in news:
             exchange.new_ids = []
 
         def decode(ids: Sequence[int]) -> str:
             return self._engine.decode(array.array("I", ids).tobytes())
 
-        def texts() -> list[tuple[Exchange, str, bool]]:
-            return [
-                (each, each.transcript.take(ids, decode, last=last), last)
-                for each, ids, last in news
-            ]
+        def text(exchange: Exchange, ids: list[int], last: bool) -> str | RowError:  # noqa: FBT001
+            try:
+                return exchange.transcript.take(ids, decode, last=last)
+            except RowError as error:  # what cannot be decoded fails alone
+                return error
+
+        def texts() -> list[tuple[Exchange, str | RowError, bool]]:
+            return [(each, text(each, ids, last), last) for each, ids, last in news]
 
         return await self._aside(texts)
 
-    def _decoded(self, texts: list[tuple[Exchange, str, bool]]) -> list[Action]:
+    def _decoded(self, texts: list[tuple[Exchange, str | RowError, bool]]) -> list[Action]:
         self._decoding = False
         for exchange, text, last in texts:
             if exchange.finish is not None or exchange.handle not in self._serving.exchanges:
                 continue  # cancelled meanwhile, or the run is over
+            if isinstance(text, RowError):
+                self._engine.cancel(exchange.handle)
+                self._end(exchange, FinishReason.ERROR, code="failed", text=text.text)
+                continue
             exchange.text += text.encode("utf-8", "replace")
             if exchange.transcript.stopped:
                 self._engine.cancel(exchange.handle)

@@ -162,6 +162,8 @@ class FakeEngine(FakeWork):
         return array.array("I", [ord(c) for c in text]).tobytes()
 
     def decode(self, ids: bytes) -> str:
+        if array.array("I", ids)[-1:].tolist() == [ord("!")]:
+            raise RowError(1, "a tokenizer that panics")
         return "".join(map(chr, array.array("I", ids)))
 
     def ask(self, asked: Asked) -> None:
@@ -170,7 +172,7 @@ class FakeEngine(FakeWork):
             self.answer(asked)
 
     def answer(self, asked: Asked) -> None:
-        prompt = self.decode(asked.ids)
+        prompt = "".join(map(chr, array.array("I", asked.ids)))
         text = (prompt.upper() * asked.tokens_max)[: asked.tokens_max]
         half = len(text) // 2
         for part, finish in ((text[:half], ""), (text[half:], "length")):

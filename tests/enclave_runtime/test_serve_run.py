@@ -252,6 +252,15 @@ async def test_a_bad_request_fails_alone_with_a_sealed_error(serve, body, code: 
     assert (await served.reply(served.client.ask(request("ok")))).text == "OKOKOKOK"
 
 
+async def test_tokens_that_do_not_decode_fail_their_own_reply_alone(serve) -> None:
+    served = await serve()
+    await served.verify()
+    reply = await served.reply(served.client.ask(request("!")))
+    assert (reply.finish.reason, reply.finish.code) == (FinishReason.ERROR, "failed")
+    assert served.engine.cancelled == [1]
+    assert (await served.reply(served.client.ask(request("ok")))).text == "OKOKOKOK"
+
+
 async def test_more_than_slots_and_queue_hold_are_told_that_it_is_busy(serve) -> None:
     served = await serve()
     served.engine.holds = True
