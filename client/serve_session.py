@@ -9,14 +9,13 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from client.gateway.ports import UnavailableError
 from trust.artifacts import Custodian, Manifest
 from trust.custody import common_kind
-from trust.errors import BlindhostError, EvidenceSignatureError, RefusedError
+from trust.errors import RefusedError
 from trust.identity import Signed
 from trust.jobs import GenerateRecipe, JobManifest
 from trust.messages import (
@@ -27,9 +26,17 @@ from trust.messages import (
     Statement,
     lease_address,
 )
-from trust.release_checks import KINDS, accept_signed, check_launch, refusing, require, shown
+from trust.release_checks import (
+    KINDS,
+    accept_signed,
+    appraise,
+    check_images,
+    check_launch,
+    refusing,
+    require,
+    shown,
+)
 from trust.release_state import Holdings, Memory
-from trust.verifier.appraisal import verify_evidence
 from trust.verifier.policy import AppraisalPolicy
 from trust.verifier.roots import RootKind
 
@@ -214,28 +221,10 @@ def _check_evidence(
     now: int,
 ) -> int:
     """One policy accepts; returns until when: Unix milliseconds."""
-    try:
-        result = verify_evidence(
-            bundle.platform,
-            bundle.report,
-            [(each.kind, each.content) for each in bundle.endorsements],
-            policy,
-            expected_report_data=statement.report_data,
-            expected_host_data=statement.launch,
-            now=dt.datetime.fromtimestamp(now / 1000, dt.UTC),
-        )
-    except EvidenceSignatureError as error:
-        raise RefusedError("evidence-untrusted", str(error)) from error
-    except BlindhostError as error:
-        raise RefusedError("evidence-malformed", str(error)) from error
-    result.require()
+    result = appraise(bundle, statement, policy, now)
     text = f"{result.kind.value} evidence for a {target.kind.value} lineage"
     require(result.kind is target.kind, "kind-other", text)
-    require(  # (6)
-        result.measurement in target.job.document.images,
-        "image-not-in-job",
-        f"measurement {result.measurement.hex()[:16]}… is none of the job's images",
-    )
+    check_images(target.job.document, (result,))  # (6)
     return int(result.expires_at.timestamp() * 1000)
 
 

@@ -336,6 +336,31 @@ def check_recipe(job: JobManifest, terms: Terms) -> None:
 # --- on what machine -----------------------------------------------------------------------------
 
 
+def appraise(
+    bundle: EvidenceBundle, statement: Statement, policy: AppraisalPolicy, now: int
+) -> AttestationResult:
+    """The hardware signed this statement and launch document, and one policy accepts its machine.
+
+    Raises RefusedError: ``evidence-untrusted``, ``evidence-malformed``, or the check that failed.
+    """
+    try:
+        result = verify_evidence(
+            bundle.platform,
+            bundle.report,
+            [(each.kind, each.content) for each in bundle.endorsements],
+            policy,
+            expected_report_data=statement.report_data,
+            expected_host_data=statement.launch,
+            now=dt.datetime.fromtimestamp(now / 1000, dt.UTC),
+        )
+    except EvidenceSignatureError as error:
+        raise RefusedError("evidence-untrusted", str(error)) from error
+    except (EvidenceError, BlindhostError) as error:
+        raise RefusedError("evidence-malformed", str(error)) from error
+    result.require()
+    return result
+
+
 def accept_evidence(
     bundle: EvidenceBundle,
     statement: Statement,
@@ -347,24 +372,7 @@ def accept_evidence(
 
     A lineage is born real or simulated, and is never released under the other's policy.
     """
-    results = []
-    for policy in policies:
-        try:
-            result = verify_evidence(
-                bundle.platform,
-                bundle.report,
-                [(each.kind, each.content) for each in bundle.endorsements],
-                policy,
-                expected_report_data=statement.report_data,
-                expected_host_data=statement.launch,
-                now=dt.datetime.fromtimestamp(now / 1000, dt.UTC),
-            )
-        except EvidenceSignatureError as error:
-            raise RefusedError("evidence-untrusted", str(error)) from error
-        except (EvidenceError, BlindhostError) as error:
-            raise RefusedError("evidence-malformed", str(error)) from error
-        result.require()
-        results.append(result)
+    results = [appraise(bundle, statement, policy, now) for policy in policies]
     for lineage in lineages:
         wanted = KINDS[lineage_kind(lineage)]
         for result in results:
