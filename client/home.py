@@ -104,7 +104,11 @@ class Home:
         """Every own document of a kind, by digest. Raises HomeError for one that is not its own."""
         found: dict[bytes, Signed[D]] = {}
         for path in _files(self.folder / _FOLDERS[kind]):
-            signed = verify_signed(kind, path.read_bytes(), signer=signer)
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:  # a command of the same party took it away meanwhile
+                continue
+            signed = verify_signed(kind, data, signer=signer)
             if signed.digest.hex() != path.name:
                 raise HomeError(f"{kind.LABEL} {path.name[:16]}… holds another document")
             found[signed.digest] = signed

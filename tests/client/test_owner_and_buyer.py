@@ -20,7 +20,7 @@ from client.owner import seal_model, sign_terms, sign_use_policy
 from client.sealed import upload
 from tests.client.stage import FakeMarket, Faults, Port
 from tests.trust.release_world import IMAGE, NOW, Enclave, World, lease, root
-from trust.artifacts import ArtifactKind, Custodian
+from trust.artifacts import ArtifactKind, Custodian, Manifest
 from trust.custody import LineageKind
 from trust.encoding import digest
 from trust.errors import BlindhostError, CustodyError, EncodingError, PolicyError, RefusedError
@@ -406,3 +406,21 @@ def test_market_names_another_adapter_client_refuses() -> None:
     for receipt in (forged, moved):
         world.buyer.ask(ReceiptHeard(signed=receipt.encode(), at=NOW))
     assert outputs(world.buyer.memory, world.job.digest) is None
+
+
+def test_a_document_that_goes_while_it_is_read_does_not_end_a_broker(
+    home: Home, keys: Keystore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(ROW, encoding="utf-8")
+    entry = keys.new_lineage(LineageKind.SIMULATED)
+    kept, gone = (seal_dataset(home, keys, rows, entry, step).manifest for _ in range(2))
+    real = Path.read_bytes
+
+    def vanishes(path: Path) -> bytes:
+        if path.name == gone.digest.hex():
+            path.unlink()
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", vanishes)
+    assert set(home.load(Manifest, keys.party.identity)) == {kept.digest}
