@@ -32,7 +32,6 @@ class Clients:
     def __init__(self, brief: Brief, papers: Papers, signing_key: PartyKey) -> None:
         self._brief, self._papers = brief, papers
         self.serving = Serving(brief, signing_key)
-        self._newest: dict[bytes, Statement] = {}
 
     def hear(
         self, peer: bytes, message: ServeRequest | SignedMessage
@@ -52,17 +51,20 @@ class Clients:
         challenge = verify_signed(Challenge, message.signed, signer=peer).document
         if (challenge.verifier, challenge.purpose) != (peer, Purpose.SERVE):
             raise SessionError("a challenge in another's name, or for another purpose than serve")
-        statement = self._newest[peer] = self._papers.statement(challenge)
-        return statement
+        return self._papers.statement(challenge)
 
-    def offer(self, statement: Statement, evidence: bytes, clock_ms: int) -> bytes | None:
+    def offer(self, statement: Statement, evidence: bytes, clock_ms: int) -> bytes:
         """Evidence for a client's challenge, with the key that its requests are sealed to.
 
-        None: the client, or whoever replays it, has made another challenge since, which is
-        answered in its own turn.
+        Every challenge is answered, however many are on their way: a client repeats itself. Raises
+        SessionError for a statement that is not this enclave's to a client.
         """
-        if self._newest.get(statement.verifier) != statement:
-            return None
+        self.serving.check_client(statement.verifier)
+        challenge = Challenge(
+            verifier=statement.verifier, purpose=Purpose.SERVE, nonce=statement.nonce
+        )
+        if statement != self._papers.statement(challenge):
+            raise SessionError("evidence for a statement that this enclave does not make")
         key = self.serving.offer(statement, clock_ms)
         return ServeOffer(evidence=evidence, request_key=key.encode()).encode()
 

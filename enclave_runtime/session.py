@@ -203,7 +203,7 @@ class Session:
         if serves:
             assert self._clients is not None
             offer = self._clients.offer(statement, evidence, clock_ms)
-            return [] if offer is None else [Send(peer=statement.verifier, payload=offer)]
+            return [Send(peer=statement.verifier, payload=offer)]
         verifier = self._find(statement.verifier, statement.purpose)
         after = self._next(verifier, Answer.EVIDENCE)
         if verifier.statement != statement:

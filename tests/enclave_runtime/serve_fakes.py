@@ -73,6 +73,8 @@ class Client:
         self.statement: Statement | None = None
         self.request_key: Signed[RequestKey] | None = None
         self.replies: dict[bytes, Reply] = {}
+        self.overtaken: list[bytes] = []
+        """Nonces of answers to challenges that this client has given up."""
 
     def challenge(self, **changes: object) -> bytes:
         fields = {"verifier": self.key.identity, "purpose": Purpose.SERVE, "nonce": self.nonce}
@@ -86,7 +88,8 @@ class Client:
                 statement = Statement.parse(bundle.statement)
                 assert bundle.report.startswith(statement.report_data)
                 if statement.nonce != self.nonce:
-                    return []  # a challenge that this client gave up
+                    self.overtaken.append(statement.nonce)
+                    return []
                 self.statement = statement
                 assert self.statement.purpose is Purpose.SERVE
                 assert self.statement.verifier == self.key.identity

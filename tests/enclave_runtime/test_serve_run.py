@@ -204,13 +204,14 @@ async def test_the_same_sealed_request_is_answered_once(serve) -> None:
     assert (reply.refused, len(served.engine.asked)) == ("replayed", 1)
 
 
-async def test_a_second_challenge_before_the_first_is_answered_ends_nothing(serve) -> None:
+async def test_challenges_that_overtake_each_other_are_all_answered(serve) -> None:
     served = await serve()
     old = served.client.challenge(nonce=bytes(32))
     served.say(old)  # as a gateway that restarted, or a host that replays
     served.say(served.client.challenge())
     await served.until(lambda: served.client.request_key)
     assert (await served.reply(served.client.ask(request()))).finish
+    assert served.client.overtaken == [bytes(32)]
     assert not served.task.done()
 
 

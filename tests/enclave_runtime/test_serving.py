@@ -196,3 +196,20 @@ def test_an_account_tells_tokens_exactly_and_asks_again_after_ten_minutes() -> N
     accounts = [each.account.tokens for each in table.owner.heard if hasattr(each, "account")]
     assert accounts == [600, 700]
     assert table.session.tokens_left == 300
+
+
+def test_evidence_for_a_statement_of_nobodys_challenge_is_no_offer() -> None:
+    table = Table(World(recipe=GENERATE))
+    table.start()
+    table.begin()
+    client = Client(table.world.clients[0], table.world.job.digest)
+    peer = client.key.identity
+    (action,) = table.session.receive(peer, client.challenge(), 0)
+    for changes in ({"verifier": table.world.market.identity}, {"signing_key": bytes(32)}):
+        other = dataclasses.replace(action.statement, **changes)
+        with pytest.raises(SessionError):
+            table.session.evidence_ready(other, platform="sev-snp", report=bytes(1184), clock_ms=0)
+    (sent,) = table.session.evidence_ready(
+        action.statement, platform="sev-snp", report=bytes(1184), clock_ms=0
+    )
+    assert sent.peer == peer
