@@ -14,7 +14,7 @@ import time
 from typing import Any, Final
 
 from demo.jobs import ASSETS, JOB, SERVE_JOB
-from demo.opening import HOSTS, START_SECONDS, Opening, read_json
+from demo.opening import START_SECONDS, Opening, read_json
 from demo.parties import StepError
 
 BASE: Final = "demo"
@@ -164,7 +164,7 @@ class Chat(Opening):
 
     def ask_unsigned(self) -> None:
         """The host that carries this enclave's messages seals a request of its own to it."""
-        host = HOSTS[1]
+        host = self.host_of(self.spoken.job)
         said = self.stage.ask(
             "python", "-m", "demo.dishonest_door", "--home", str(self.stage.home(host)),
             "--record", str(self.stage.home("taps") / host), "--job", self.spoken.job,

@@ -14,7 +14,7 @@ from typing import Any, Final
 from demo.display import Display
 from demo.jobs import ASSETS, CANARIES, MODEL_FILES, planted_rows
 from demo.loopback import SUMMARY
-from demo.parties import Stage
+from demo.parties import Stage, StepError
 
 CHECKOUT: Final = Path(__file__).parents[1]
 HOSTS: Final = ("host-1", "host-2")
@@ -201,6 +201,15 @@ class Opening:
             "blindhost-market", "credit", "--home", str(self.stage.home("market")),
             "--identity", self.buyer, "--microcredits", str(FUNDS),
         )  # fmt: skip
+
+    def host_of(self, job: str) -> str:
+        """Which host of ours holds the newest lease of a job."""
+        leases = self.blindhost("buyer", "job", "show", job)["market"]["leases"]
+        for host in HOSTS:
+            status = read_json(self.stage.home(host) / "agent.json")
+            if status and status["identity"] == leases[0]["host"]:
+                return host
+        raise StepError(f"no host of ours holds the lease of job {job[:8]}")
 
 
 def read_json(path: Path) -> Any:

@@ -146,15 +146,10 @@ class Story(Chat):
 
     def kill_host_of(self, job: str) -> None:
         """SIGKILL to agent, chip and enclave of the host that holds the newest lease."""
-        leases = self.blindhost("buyer", "job", "show", job)["market"]["leases"]
-        for host in HOSTS:
-            status = read_json(self.stage.home(host) / "agent.json")
-            if status and status["identity"] == leases[0]["host"]:
-                self.words += self.seen_in_proc()
-                pids = self.stage.kill(host)
-                self.display.note(f"{host} killed: {len(pids)} processes")
-                return
-        raise StepError(f"no host of ours holds the lease of job {job[:8]}")
+        host = self.host_of(job)
+        self.words += self.seen_in_proc()
+        pids = self.stage.kill(host)
+        self.display.note(f"{host} killed: {len(pids)} processes")
 
     def seen_in_proc(self) -> Iterator[tuple[str, bytes]]:
         """Arguments and environments of the hosts', the market's and the scheduler's processes."""
