@@ -51,12 +51,14 @@ def figures(
             started = time.monotonic()
             name = told.submit(job)
             looks = follow(told, name)
+            if not (job_cpu := max(each.cpu_enclave for each in looks)):
+                raise ValueError("no enclave's processor time was seen: nothing to compare with")
             pairs.append(
                 Pair(
                     plain=plain.seconds,
                     plain_cpu=plain.cpu,
                     job=looks[-1].at - started,
-                    job_cpu=max(each.cpu_enclave for each in looks),
+                    job_cpu=job_cpu,
                 )
             )
             await_idle(told, name)
