@@ -69,6 +69,8 @@ BOX_MESSAGES_MAX: Final = 4096  # unread messages in one box: a day of an enclav
 BOX_BYTES_MAX: Final = 64 << 20  # unread payload bytes in one box
 BLOBS_ASKED_MAX: Final = 1024  # digests in one question whether they are stored
 REQUESTS_PER_MINUTE_MAX: Final = 30_000  # one identity: 500 segments a second, what a disk takes
+CLAUSES_MAX: Final = 16  # of one search: a person reads fewer
+WORDS_MAX: Final = 16  # values that one clause names
 
 # --- paths ---------------------------------------------------------------------------------------
 
@@ -88,6 +90,10 @@ USE_POLICY: Final = "/v1/use-policies/{custodian}/{lineage}"
 """GET: the custodian's newest signed `trust.jobs.UsePolicy` of this lineage, raw."""
 OFFERS: Final = "/v1/offers"
 """POST `OfferDraft`: `OfferView`; GET: `OfferList` of what is listed."""
+OFFER_SEARCH: Final = "/v1/offers/search"
+"""POST `OfferQuery`, no key: `OfferPage`."""
+OFFER_EXPLAIN: Final = "/v1/offers/explain"
+"""POST `OfferQuery`, no key: `OfferFunnel`. Order, place and rows are not looked at."""
 OFFER: Final = "/v1/offers/{offer}"
 """GET: `OfferView`."""
 OFFER_HEARTBEAT: Final = "/v1/offers/{offer}/heartbeat"
@@ -343,6 +349,173 @@ class OfferList(Struct):
     """What is listed, cheapest ask first."""
 
     offers: Annotated[tuple[OfferView, ...], Size(least=0, most=PAGE_ROWS_MAX)]
+
+
+# --- searching offers ----------------------------------------------------------------------------
+
+
+class OfferNumber(enum.StrEnum):
+    """What is known of an offer in numbers."""
+
+    GPUS = "gpus"
+    MEMORY = "memory"
+    """MiB: of each GPU; of the machine where it has none."""
+    PRICE = "price"
+    """The ask; microcredits per GPU-hour."""
+    FLOOR = "floor"
+    """Microcredits per GPU-hour; an offer that takes no interruptible order has none."""
+    TOTAL = "total"
+    """The ask of the whole machine; microcredits per hour."""
+    LEFT = "left"
+    """Seconds until it ends, whole ones."""
+
+
+class OfferWord(enum.StrEnum):
+    """What is known of an offer in words. Capitals and small letters are the same."""
+
+    PLATFORM = "platform"
+    GPU = "gpu"
+    CLASS = "class"
+    """A value fits a class that has all of its ``name=value`` fields."""
+    HOST = "host"
+    """Hex; a value is its beginning."""
+    OFFER = "offer"
+    """A value is its beginning."""
+
+
+class Comparison(enum.StrEnum):
+    """What a number is held against. An offer without the number fits none of them."""
+
+    EQUAL = "="
+    UNEQUAL = "!="
+    BELOW = "<"
+    AT_MOST = "<="
+    ABOVE = ">"
+    AT_LEAST = ">="
+
+
+SearchWord = Annotated[str, Size(least=1, most=512)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NumberClause(Struct):
+    """A number of an offer stands so to a value."""
+
+    TAG: ClassVar[str | None] = "number"
+
+    field: OfferNumber
+    comparison: Comparison
+    value: Uint53
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class WordClause(Struct):
+    """A word of an offer is one of these values; with `excludes`, it is none of them."""
+
+    TAG: ClassVar[str | None] = "word"
+
+    field: OfferWord
+    values: Annotated[tuple[SearchWord, ...], Size(least=1, most=WORDS_MAX)]
+    excludes: bool
+
+
+Clause = NumberClause | WordClause
+
+
+class OfferOrder(enum.StrEnum):
+    """By what a page is sorted; what is equal in it goes by the offer's id."""
+
+    PRICE = "price"
+    TOTAL = "total"
+    GPUS = "gpus"
+    MEMORY = "memory"
+    LEFT = "left"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class OfferCursor(Struct):
+    """The last row that is known. It stays good when the book changes."""
+
+    value: Uint53
+    """What it is sorted by; for `OfferOrder.LEFT`, when it ends."""
+    offer: OfferId
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class OfferQuery(Struct):
+    """Which listed offers, and which of their rows."""
+
+    clauses: Annotated[tuple[Clause, ...], Size(least=0, most=CLAUSES_MAX)]
+    """An offer fits all of them."""
+    order: OfferOrder
+    descending: bool
+    after: OfferCursor | None
+    skip: Uint53
+    """Rows behind `after` that are passed over."""
+    rows: Annotated[int, Range(least=1, most=PAGE_ROWS_MAX)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class OfferPage(Struct):
+    """Some of the offers that fit."""
+
+    listed: Uint53
+    """On the book now."""
+    total: Uint53
+    """That fit."""
+    offers: Annotated[tuple[OfferView, ...], Size(least=0, most=PAGE_ROWS_MAX)]
+    next: OfferCursor | None
+    """None: there are no more."""
+    version: Uint53
+    """Of the book: it rises with every change of an offer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class LooserClause(Struct):
+    """A clause in the place of another, and what that would bring."""
+
+    clause: Clause
+    gain: Count
+    """Offers that fit all other clauses and this, and not the one that it replaces."""
+    cheapest: Microcredits
+    """Lowest ask among them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FunnelStep(Struct):
+    """One clause of a query."""
+
+    clause: Clause
+    left: Uint53
+    """Offers that fit it and all before it."""
+    looser: LooserClause | None
+    """With the nearest value that brings an offer; None: no value does."""
+    without: Uint53
+    """Offers that fit all other clauses, and not this."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NearestMiss(Struct):
+    """The offer that misses the fewest clauses; of several the cheapest."""
+
+    offer: OfferView
+    misses: Annotated[
+        tuple[Annotated[int, Range(least=0, most=CLAUSES_MAX - 1)], ...],
+        Size(least=1, most=CLAUSES_MAX),
+    ]
+    """Places of those clauses in the query."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class OfferFunnel(Struct):
+    """Why so few offers fit, or none."""
+
+    listed: Uint53
+    steps: Annotated[tuple[FunnelStep, ...], Size(least=0, most=CLAUSES_MAX)]
+    """In the query's order."""
+    nearest_miss: NearestMiss | None
+    """None: something fits, or nothing is listed."""
+    version: Uint53
 
 
 # --- jobs ----------------------------------------------------------------------------------------

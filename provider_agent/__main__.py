@@ -10,26 +10,33 @@ import asyncio
 import contextlib
 import datetime as dt
 import fcntl
+import importlib.metadata
 import json
 import logging
 import os
 import secrets
 import signal
+import sqlite3
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 import aiohttp
 
 from marketplace.wire import OfferDraft
-from provider_agent.cache import BlobCache
+from provider_agent.cache import BlobCache, quota
+from provider_agent.commands import cache, earnings, leases, maintenance, pricing
+from provider_agent.earnings.desk import Desk, check_start
+from provider_agent.earnings.host_market import HostMarket
 from provider_agent.errors import AgentError
 from provider_agent.inventory import read_inventory
 from provider_agent.journal import Journal, replace_file
 from provider_agent.keeper import Keeper
 from provider_agent.launcher import Chip, Launcher
-from provider_agent.market_client import HttpMarket, MarketAddress
+from provider_agent.market_client import MarketAddress
 from provider_agent.offers import OfferKeeper, make_offer_id
+from provider_agent.refusals import Enrolment
 from provider_agent.simulated_chip import CHIP_FILE
 from trust.encoding import parse_hex
 from trust.errors import BlindhostError
@@ -44,6 +51,7 @@ CHIP_FOLDER: Final = "chip"
 ROUND_SECONDS: Final = 0.5
 STOP_SECONDS_MAX: Final = 30.0  # then what is left is the next start's
 OFFER_DAYS: Final = 30
+COMMANDS: Final[tuple[ModuleType, ...]] = (cache, earnings, leases, maintenance, pricing)
 
 _log = logging.getLogger("blindhost.agent")
 
@@ -57,7 +65,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    named = {module.NAME: module for module in COMMANDS}
     try:
+        if options.command in named:
+            status: int = named[options.command].run(options)
+            return status
         match options.command:
             case "simulated-root":
                 return _simulated_root(_home(options.home))
@@ -70,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BlockingIOError:
         _log.error("refused reason=another agent runs in this home")
         return os.EX_TEMPFAIL
-    except (BlindhostError, OSError) as error:
+    except (BlindhostError, OSError, sqlite3.Error) as error:
         _log.error("refused reason=%s", error)
         return os.EX_CONFIG
 
@@ -95,8 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--platform", default="sev-snp")
     serve.add_argument("--memory-mib", type=int, help="default: all that the machine has")
     serve.add_argument("--compute-class", help="default: as the inventory finds it")
-    serve.add_argument("--cache-mib", type=int, default=4096, help="ciphertext kept on disk")
+    serve.add_argument("--cache-mib", type=int, help="ciphertext kept; else 60 %% of free space")
     serve.add_argument("--runtime", type=Path, help="folder with enclave_runtime and trust")
+    for module in COMMANDS:
+        module.add_parser(commands)
     return parser
 
 
@@ -168,6 +182,12 @@ async def _serve(options: argparse.Namespace, home: Path) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     key = _load_key(home)
+    simulated = (home / CHIP_FOLDER / CHIP_FILE).exists()
+    enrolment = Enrolment.SIMULATED if simulated else Enrolment.REAL
+    version = importlib.metadata.version("blindhost")
+    said = check_start(home, key=home / KEY_FILE, found=enrolment, uid=os.getuid(), version=version)
+    if said is not None:
+        _log.warning("allowed reason=%s", said)
     certificate = options.market_certificate
     address = MarketAddress(
         url=options.market,
@@ -177,35 +197,48 @@ async def _serve(options: argparse.Namespace, home: Path) -> int:
     runtime = options.runtime.resolve() if options.runtime else None
     chip = Chip(home / CHIP_FOLDER, runtime=runtime)
     async with aiohttp.ClientSession(trust_env=False, auto_decompress=False) as session:
-        market = HttpMarket(session, address=address, key=key, clock=wall_clock)
-        offer = OfferKeeper(home / "offer", market=market, draft=_draft(options), clock=wall_clock)
+        market = HostMarket(session, address=address, key=key, clock=wall_clock)
+        desk = Desk(
+            home, market=market, identity=address.identity, enrolment=enrolment, clock=wall_clock
+        )
+        offer = OfferKeeper(
+            home / "offer",
+            market=market,
+            draft=_draft(options),
+            clock=wall_clock,
+            note=desk.accounts.offer_is,
+        )
         keeper = Keeper(
             journal=Journal(home / "leases"),
             market=market,
             chip=Launcher(home / CHIP_FOLDER),
-            cache=BlobCache(home / "cache", bytes_max=options.cache_mib << 20),
+            cache=BlobCache(home / "cache", bytes_max=quota(home / "cache", options.cache_mib)),
             clock=wall_clock,
+            gate=desk.gate(offer),
+            accounts=desk.accounts,
         )
         try:
             view = await chip.find_or_start()
             status = {"identity": key.identity.hex(), "pid": os.getpid(), "chip_pid": view.pid}
             replace_file(home / STATUS_FILE, json.dumps(status).encode())
             _log.info("serving identity=%s chip-root=%s", key.identity.hex(), view.root.hex())
-            await _rounds(stop, keeper, offer, chip)
+            await _rounds(stop, desk, keeper, offer, chip)
         finally:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(_end(keeper, offer), STOP_SECONDS_MAX)
             await chip.stop()
+            desk.close()
             (home / STATUS_FILE).unlink(missing_ok=True)
     return os.EX_OK
 
 
-async def _rounds(stop: asyncio.Event, keeper: Keeper, offer: OfferKeeper, chip: Chip) -> None:
+async def _rounds(
+    stop: asyncio.Event, desk: Desk, keeper: Keeper, offer: OfferKeeper, chip: Chip
+) -> None:
     while not stop.is_set():
         try:
             await chip.find_or_start()
-            await offer.round(busy=keeper.busy)
-            await keeper.round()
+            await desk.round(offer, keeper)
         except OSError as error:  # a full disk: what is on record stands, and is tried again
             _log.error("disk reason=%s", error)
         with contextlib.suppress(TimeoutError):

@@ -20,6 +20,7 @@ from marketplace.wire import LeaseEvent, LeaseReport, LeaseView
 from provider_agent import lifecycle
 from provider_agent.cache import BlobCache
 from provider_agent.chip_wire import ChipView, EnclaveView, Stopped
+from provider_agent.earnings.receipts import AccountKeeper
 from provider_agent.errors import (
     AgentError,
     LaunchError,
@@ -31,11 +32,13 @@ from provider_agent.journal import LEASES_MAX, Journal, LeaseRecord, Stage
 from provider_agent.launcher import ChipRefusedError
 from provider_agent.lifecycle import Action, Facts, Market, Step
 from provider_agent.market_port import MarketPort, Patience
+from provider_agent.refusals import HostRefusedError, LeaseGate
 from provider_agent.relay import Relay, RelayTask
 from trust.messages import Briefing
 
 ACTIONS_A_ROUND_MAX: Final = 12  # a whole life has eleven; the next round goes on
 CARRY_MS_MAX: Final = 600_000  # a last receipt is worth a wait, and not for ever
+OVER: Final = (Stage.ENDED, Stage.REPORTED, Stage.DONE)
 
 _log = logging.getLogger("blindhost.agent")
 
@@ -68,7 +71,10 @@ class Keeper:
         cache: BlobCache,
         clock: Callable[[], int],
         patience: Patience | None = None,
+        gate: LeaseGate | None = None,
+        accounts: AccountKeeper | None = None,
     ) -> None:
+        self._gate, self._accounts = gate, accounts
         self._journal, self._market, self._chip, self._cache = journal, market, chip, cache
         self._clock = clock
         self._patience = patience or Patience()
@@ -88,7 +94,7 @@ class Keeper:
             view = (views or {})[lease]
             known = lease in self._records
             if not known and view.state in lifecycle.LIVE and len(self._records) < LEASES_MAX:
-                self._write(lifecycle.new_record(lease, self._clock()))
+                self._write(self._admitted(view, views or {}))
         for lease in tuple(self._records):
             for _ in range(ACTIONS_A_ROUND_MAX):
                 facts = self._facts(lease, views, chip)
@@ -99,13 +105,46 @@ class Keeper:
                 if lease not in self._records:
                     break
 
-    async def stop_all(self, reason: str) -> None:
-        """The host ends: end every lease, report it, tear it down."""
+    def _admitted(self, view: LeaseView, views: dict[str, LeaseView]) -> LeaseRecord:
+        """The record of a lease that was just seen: new, or ended at once because of a refusal.
+
+        One write holds both: a lease that is on record as new was admitted.
+        """
+        now = self._clock()
+        record = lifecycle.new_record(view.lease, now)
+        if self._accounts is not None:
+            self._accounts.opened(view)
+        if self._gate is None:
+            return record
+        live = [
+            views[each.lease]
+            for each in self._records.values()
+            if each.lease in views and each.stage not in OVER
+        ]
+        try:
+            self._gate.check_lease(view, live, now)
+        except HostRefusedError as error:
+            _log.warning("refused lease=%s step=admit reason=%s", view.lease, error)
+            ended = lifecycle.end(record, LeaseEvent.FAILED, f"refused-{error.word}", now).then
+            assert ended is not None
+            return ended
+        return record
+
+    async def end_all(self, reason: str) -> None:
+        """End every lease, report it and tear it down; the host goes on.
+
+        What an enclave did since its last committed checkpoint is lost with it: the job resumes
+        there elsewhere, and the host is not paid for that work.
+        """
         for record in tuple(self._records.values()):
-            if record.stage not in (Stage.ENDED, Stage.REPORTED, Stage.DONE):
+            if record.stage not in OVER:
                 action = lifecycle.end(record, LeaseEvent.FAILED, reason, self._clock())
                 await self._do(record, action)
         await self.round()
+
+    async def stop_all(self, reason: str) -> None:
+        """The host ends: end every lease, report it, tear it down."""
+        await self.end_all(reason)
         await self.close()
 
     async def close(self) -> None:
@@ -168,7 +207,11 @@ class Keeper:
     def _refused(self, record: LeaseRecord, action: Action, error: AgentError) -> bool:
         """Somebody said no. Before the end that is the end; after it, there is nobody to tell."""
         _log.warning("refused lease=%s step=%s reason=%s", record.lease, action.step.value, error)
-        code = error.code if isinstance(error, ChipRefusedError | RejectedError) else "broken"
+        code = "broken"
+        if isinstance(error, ChipRefusedError | RejectedError):
+            code = error.code
+        elif isinstance(error, HostRefusedError):
+            code = error.word
         if action.step is Step.LAUNCH and code == "exists":
             return True  # the enclave is there: the next look adopts it
         if action.step is Step.REPORT_LAUNCHED or record.stage is Stage.ENDED:
@@ -185,10 +228,7 @@ class Keeper:
         lease = record.lease
         match action.step:
             case Step.BRIEF:
-                briefing = await self._market.briefing(lease)
-                if briefing is None:
-                    raise UnavailableError("the market has no briefing yet")
-                self._journal.write_briefing(lease, briefing)
+                await self._brief(lease)
             case Step.LAUNCH:
                 document = self._journal.briefing(lease).launch
                 view = await self._chip.launch(document, self._journal.door(lease))
@@ -219,6 +259,15 @@ class Keeper:
             case Step.NOTE_START | Step.ADOPT | Step.END:
                 pass  # the record is all there is to it
         return True
+
+    async def _brief(self, lease: str) -> None:
+        """Store what to launch, once this host has nothing against it."""
+        briefing = await self._market.briefing(lease)
+        if briefing is None:
+            raise UnavailableError("the market has no briefing yet")
+        if self._gate is not None:
+            self._gate.check_briefing(briefing)
+        self._journal.write_briefing(lease, briefing)
 
     def _write(self, record: LeaseRecord) -> None:
         self._journal.write(record)
@@ -257,6 +306,7 @@ class Keeper:
             market=self._market,
             cache=self._cache,
             patience=self._patience,
+            witness=self._accounts,
         )
         self._relays[lease] = relay, asyncio.create_task(relay.run())
         _log.info("serving lease=%s", lease)

@@ -3,6 +3,8 @@
 Rules:
 - Its id is made here and stored before it is sent, so that an agent that was killed lists the same
   offer again and not a second one. New terms come under the same id.
+- While the host is closed (a maintenance window), the offer is off the book: withdrawn, and listed
+  afterwards under another id. A market that is away is asked again until it has heard so.
 - An offer that the market suspended, because a lease failed on this machine, is listed again at
   most `RELISTS_MAX` times: a machine that keeps failing waits for a person.
 """
@@ -46,9 +48,17 @@ class OfferKeeper:
     """Lists one machine as long as its host runs. `clock` gives Unix milliseconds."""
 
     def __init__(
-        self, file: Path, *, market: MarketPort, draft: OfferDraft, clock: Callable[[], int]
+        self,
+        file: Path,
+        *,
+        market: MarketPort,
+        draft: OfferDraft,
+        clock: Callable[[], int],
+        note: Callable[[str], None] = lambda _state: None,
     ) -> None:
         self._file, self._market, self._clock = file, market, clock
+        self._note = note
+        self._closed = False
         self._draft = self._stored_or(draft)
         self._listed = False
         self._relists = 0
@@ -59,10 +69,34 @@ class OfferKeeper:
         """Its id."""
         return self._draft.offer
 
-    async def round(self, *, busy: bool) -> None:
-        """List the offer, or say that the machine is there; `busy` while a lease needs it."""
+    @property
+    def draft(self) -> OfferDraft:
+        """The offer as it was posted last, or will be."""
+        return self._draft
+
+    def reprice(self, ask: int, floor: int | None) -> None:
+        """Ask another price from the next round on, under the same id; leases keep theirs."""
+        changed = dataclasses.replace(
+            self._draft,
+            ask_microcredits_per_gpu_hour=ask,
+            floor_microcredits_per_gpu_hour=floor,
+        )
+        if changed != self._draft:
+            self._draft = changed
+            self._store()
+            self._listed = False
+
+    async def round(self, *, busy: bool, closed: str | None = None) -> None:
+        """List the offer, or say that the machine is there; `busy` while a lease needs it.
+
+        `closed`: why no lease is wanted now; the offer is taken off the book until it is None.
+        """
         now = self._clock()
-        if self._listed and now - self._beat_at < HEARTBEAT_MS:
+        if closed is not None:
+            await self._close(closed)
+            return
+        self._closed = False
+        if self._listed and 0 <= now - self._beat_at < HEARTBEAT_MS:  # a clock may be set back
             return
         try:
             view = await (self._market.heartbeat(self.offer) if self._listed else self._post())
@@ -72,12 +106,30 @@ class OfferKeeper:
             return
         except MarketError as error:
             _log.warning("market-away offer=%s reason=%s", self.offer, error)
+            self._note("market-away")
             return
+        self._note(view.state.value)
         if not self._listed:
             _log.info("listed offer=%s state=%s", self.offer, view.state.value)
         self._listed, self._beat_at = True, now
         if view.state is OfferState.SUSPENDED and not busy:
             self._relist()
+
+    async def _close(self, reason: str) -> None:
+        """Take the offer off the book, once; what an agent before this one listed too."""
+        self._note("maintenance")
+        if self._closed:
+            return
+        try:
+            await self._market.withdraw(self.offer)
+        except RejectedError:
+            pass  # never listed, or ended already
+        except MarketError as error:
+            _log.warning("not-withdrawn offer=%s reason=%s", self.offer, error)
+            return
+        _log.info("closed offer=%s reason=%s", self.offer, reason)
+        self._closed, self._listed = True, False
+        self._rename()
 
     async def withdraw(self) -> None:
         """Take the offer off the book; the next start makes another."""
@@ -105,6 +157,10 @@ class OfferKeeper:
             raise AgentError(f"offer: the market refused {self._relists} of them")
         self._relists += 1
         self._listed = False
+        self._rename()
+
+    def _rename(self) -> None:
+        """The next offer is another one."""
         now = self._clock()
         name = make_offer_id(now=now, random=secrets.token_bytes(_RANDOM_BYTES))
         self._draft = dataclasses.replace(self._draft, offer=name)

@@ -1,4 +1,6 @@
-"""Byte pump between the market and one enclave: addressee and id are read, payloads never.
+"""Byte pump between the market and one enclave: addressee and id are read, payloads are not.
+
+One exception: a copy of each signed receipt is kept (`witness`), which its host may read anyway.
 
 Rules:
 - The relay dials; a connection that breaks is dialled again, at most `DIALS_MAX` times in a row
@@ -57,6 +59,8 @@ BLOB_TRIES_MAX: Final = 4  # then the enclave is told to ask again, and keeps it
 _log = logging.getLogger("blindhost.relay")
 
 Pump = Callable[[Stream], Awaitable[bool]]
+Witness = Callable[[str, Frame], None]
+"""Looks at what a lease posted, once the market has it (`earnings.receipts.AccountKeeper`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +84,10 @@ class Relay:
         market: MarketPort,
         cache: BlobCache,
         patience: Patience | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self._task, self._market, self._cache = task, market, cache
+        self._witness = witness
         self._patience = patience or Patience()
         self._blob_patience = Patience(tries_max=BLOB_TRIES_MAX, pause=self._patience.pause)
         self._posted: OrderedDict[bytes, None] = OrderedDict()
@@ -92,12 +98,15 @@ class Relay:
 
         Raises DoorError if the enclave breaks its door, or does not open it.
         """
+        self._cache.begin(self._task.lease)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._keep(MESSAGES_PORT, self._messages))
                 group.create_task(self._keep(BLOBS_PORT, self._blobs))
         except BaseExceptionGroup as group_error:
             raise group_error.exceptions[0] from group_error
+        finally:
+            self._cache.end(self._task.lease)
 
     def enclave_ended(self) -> None:
         """Dial no more: carry what lies in the connections that are open, and return."""
@@ -190,6 +199,8 @@ class Relay:
                 *(self._task.lease, frame.peer.hex(), frame.id.hex(), error.code),
             )
             return
+        if self._witness is not None:
+            self._witness(self._task.lease, frame)
         self._posted[frame.id] = None
         if len(self._posted) > IDS_REMEMBERED_MAX:
             self._posted.popitem(last=False)
@@ -237,7 +248,7 @@ class Relay:
 
     async def _read(self, request: BlobRead) -> bytes:
         """(1) Cache, verified there. (2) Market; (3) verified here. (4) The part that was asked."""
-        content = self._cache.get(request.digest)  # (1)
+        content = self._cache.get(request.digest, lease=self._task.lease)  # (1)
         if content is None:
             try:
                 content = await self._blob_patience.ask(  # (2)
@@ -251,7 +262,7 @@ class Relay:
             if len(content) > OBJECT_BYTES_MAX or digest(content) != request.digest:  # (3)
                 _log.warning("blob-wrong digest=%s", request.digest.hex())
                 return blob_answer(BlobStatus.TRY_LATER)
-            self._cache.put(request.digest, content)
+            self._cache.put(request.digest, content, lease=self._task.lease)
         if request.offset > len(content):  # (4)
             return blob_answer(BlobStatus.NOT_FOUND)
         return blob_answer(BlobStatus.OK, content[request.offset : request.offset + request.length])
@@ -269,5 +280,5 @@ class Relay:
         except RejectedError as error:
             _log.warning("blob-rejected digest=%s code=%s", request.digest.hex(), error.code)
             return BlobStatus.NOT_FOUND
-        self._cache.put(request.digest, request.content)
+        self._cache.put(request.digest, request.content, lease=self._task.lease)
         return BlobStatus.OK

@@ -7,9 +7,19 @@ import enum
 from collections.abc import Callable
 from typing import Final
 
-from marketplace import wire
+from marketplace import wire, wire_hosts
 from marketplace.api.asks import Ask, Handler
-from marketplace.api.handlers import blobs, documents, jobs, leases, mailbox, market, money, offers
+from marketplace.api.handlers import (
+    blobs,
+    documents,
+    hosts,
+    jobs,
+    leases,
+    mailbox,
+    market,
+    money,
+    offers,
+)
 from trust.http_signature import Method
 
 
@@ -91,6 +101,8 @@ ROUTES: Final = (
     _get(wire.USE_POLICY, documents.get_use_policy),
     _post(wire.OFFERS, offers.post_offer),
     _get(wire.OFFERS, offers.get_offers),
+    _post(wire.OFFER_SEARCH, offers.post_search, access=Access.READ),
+    _post(wire.OFFER_EXPLAIN, offers.post_explain, access=Access.READ),
     _get(wire.OFFER, offers.get_offer),
     _post(wire.OFFER_HEARTBEAT, offers.post_heartbeat, access=Access.WRITE),
     _post(wire.OFFER_WITHDRAW, offers.post_withdraw),
@@ -116,4 +128,8 @@ ROUTES: Final = (
     _post(wire.HEADS, documents.post_head, access=Access.WRITE),
     _get(wire.HEAD, documents.get_head),
     _post(wire.DISPUTES, jobs.post_dispute),
+    # what a host asks about itself (wire_hosts.py)
+    _get(wire_hosts.HOST_LEASES, hosts.get_host_leases, "after"),
+    _get(wire_hosts.LEASE_SETTLEMENTS, hosts.get_lease_settlements, "after"),
+    _get(wire_hosts.OFFER_DEMAND, hosts.get_offer_demand, "hours"),
 )

@@ -1,4 +1,4 @@
-"""The relay carries every frame once, reads no payload, and believes no blob but by its digest."""
+"""The relay carries each frame once, reads receipts alone, and believes a blob by its digest."""
 
 import asyncio
 import contextlib
@@ -387,7 +387,7 @@ async def test_a_cache_that_was_poisoned_on_disk_is_noticed_and_fetched_again(
     scene.relay()
     door = await scene.door.accept(scene.door.blobs)
     await door.read(NAME)
-    file = tmp_path / "cache" / NAME.hex()
+    file = tmp_path / "cache" / "objects" / NAME.hex()[:2] / NAME.hex()
     poisoned = bytearray(file.read_bytes())
     poisoned[500_000] ^= 1
     file.write_bytes(poisoned)

@@ -1,18 +1,24 @@
-"""Offers: list, look, keep alive, take back."""
+"""Offers: list, look, search, keep alive, take back."""
 
 from __future__ import annotations
 
+import weakref
+from typing import Final
+
 from sqlmodel import Session
 
-from marketplace import heartbeats, offers, wire
+from marketplace import heartbeats, offers, search, wire
 from marketplace.api.asks import Ask, Reply, reply
 from marketplace.api.views import offer_view
 from marketplace.models import Offer, OfferState
 from marketplace.refusals import MarketError
+from marketplace.service import Market
 from marketplace.wire import ErrorCode
 from trust.encoding import base64url
 
 _ENDED = frozenset({OfferState.UNLISTED, OfferState.EXPIRED})
+_BOOKS: Final[weakref.WeakKeyDictionary[Market, search.Book]] = weakref.WeakKeyDictionary()
+"""The newest book that each market of this process has read."""
 
 
 def post_offer(session: Session, ask: Ask) -> Reply:
@@ -49,6 +55,18 @@ def get_offers(session: Session, ask: Ask) -> Reply:
     return reply(wire.OfferList(offers=views))
 
 
+def post_search(session: Session, ask: Ask) -> Reply:
+    """Listed offers that fit a query, a page of them."""
+    query = ask.parse(wire.OfferQuery)
+    return reply(search.search(_book(session, ask), query, ask.now))
+
+
+def post_explain(session: Session, ask: Ask) -> Reply:
+    """What each clause of a query takes away."""
+    query = ask.parse(wire.OfferQuery)
+    return reply(search.explain(_book(session, ask), query, ask.now))
+
+
 def get_offer(session: Session, ask: Ask) -> Reply:
     """One offer, in whatever state."""
     return reply(offer_view(session, offers.find_offer(session, ask.parts["offer"])))
@@ -73,6 +91,15 @@ def post_withdraw(session: Session, ask: Ask) -> Reply:
     if offer.state not in _ENDED:
         _move(session, ask, offer, OfferState.UNLISTED, "withdrawn by its host")
     return reply(offer_view(session, offer))
+
+
+def _book(session: Session, ask: Ask) -> search.Book:
+    """The book as it is now; it is read again only when an offer changed."""
+    version = search.book_version(session)
+    book = _BOOKS.get(ask.market)
+    if book is None or book.version != version:
+        book = _BOOKS[ask.market] = search.load_book(session, version)
+    return book
 
 
 def _list_again(session: Session, ask: Ask, offer: Offer) -> None:

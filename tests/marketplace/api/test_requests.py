@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from client.market_api import MarketRefusedError
-from marketplace import wire
+from marketplace import wire, wire_hosts
 from marketplace.api.app import build_app
 from marketplace.api.auth import Rates
 from marketplace.api.routes import ROUTES
@@ -282,6 +282,11 @@ async def test_identity_above_its_rate_is_refused_and_others_are_not(rig: Rig) -
 
 
 def test_every_path_of_the_wire_has_a_route_and_every_route_a_path() -> None:
-    paths = {v for k, v in vars(wire).items() if k.isupper() and str(v).startswith("/v1/")}
+    paths = {
+        value
+        for module in (wire, wire_hosts)
+        for name, value in vars(module).items()
+        if name.isupper() and str(value).startswith("/v1/")
+    }
     assert {route.path for route in ROUTES} == paths
     assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)

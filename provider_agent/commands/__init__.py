@@ -1,0 +1,1 @@
+"""Sub-commands of ``blindhost-agent``: each module has ``add_parser`` and ``run``."""

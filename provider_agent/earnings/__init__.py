@@ -1,0 +1,1 @@
+"""What a host earns and why: receipts kept, statements, prices, maintenance."""
