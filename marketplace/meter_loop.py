@@ -4,6 +4,8 @@
   transaction. A crash before it leaves the message in the box; a crash after it leaves nothing.
 - Evidence is verified before the transaction begins; `leases.attest` then checks what may have
   changed meanwhile, and refuses a second key for one lease.
+- The last receipt of a run goes to its job's custodians too, for whom it is proof and not a word of
+  the market's: it is signed by the enclave's key.
 - What is malformed, for somebody else or out of order is answered where it can be, and dropped.
   Nothing that a stranger posts stops the loop. A database that fails is asked again.
 """
@@ -27,6 +29,7 @@ from marketplace.receipts import SupersededError
 from marketplace.refusals import MarketError
 from marketplace.service import Market
 from marketplace.settlement import SettleReceipt, settle
+from marketplace.submission import custodians_of
 from marketplace.wire import StoredMessage
 from trust.encoding import Document, parse_base64url
 from trust.errors import BlindhostError, RefusedError, SessionError
@@ -55,12 +58,12 @@ Work = Callable[[Session], list["_Letter"]]
 
 
 class _Letter:
-    """An answer to one lease."""
+    """An answer to one lease, or a word to the party of another box."""
 
     __slots__ = ("box", "document")
 
-    def __init__(self, lease: str, document: Document) -> None:
-        self.box, self.document = lease_address(lease), document
+    def __init__(self, lease: str, document: Document, *, box: bytes | None = None) -> None:
+        self.box, self.document = box or lease_address(lease), document
 
 
 class MeterLoop:
@@ -214,9 +217,23 @@ class MeterLoop:
                 settle(session, SettleReceipt(receipt=receipt, committed_step=committed), now)
             except SupersededError:
                 LOG.info("receipt %d of %s is superseded", document.number, document.lease)
-            return [_Letter(document.lease, ReceiptPosted(receipt=receipt.digest))]
+            posted = _Letter(document.lease, ReceiptPosted(receipt=receipt.digest))
+            return [posted, *_last_words(session, receipt)]
 
         return work
+
+
+def _last_words(session: Session, receipt: Signed[Receipt]) -> list[_Letter]:
+    """The last receipt, to each custodian: its enclave may be gone before it has told them.
+
+    Without it a buyer would have paid for outputs that its own log names nowhere.
+    """
+    said = receipt.document
+    if said.end is None:
+        return []
+    message = SignedMessage(signed=receipt.encode())
+    custodians = custodians_of(session, find_job(session, said.job))
+    return [_Letter(said.lease, message, box=each) for each in custodians]
 
 
 def _nothing(_session: Session) -> list[_Letter]:

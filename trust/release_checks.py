@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
-from trust.artifacts import Core
+from trust.artifacts import Core, Custodian
 from trust.custody import LineageKind, lineage_kind
 from trust.encoding import Document, digest
 from trust.errors import (
@@ -92,8 +92,12 @@ def check_standing(state: State) -> None:
 
 def check_heads(state: State, cores: Sequence[Core]) -> None:
     """Each other custodian of the job has said how far it saw this broker's log go."""
-    others = {entry.identity for core in cores for entry in core.custodians}
-    missing = others - {state.holdings.identity} - state.heads_from
+    check_heard(state, [entry for core in cores for entry in core.custodians])
+
+
+def check_heard(state: State, custodians: Iterable[Custodian]) -> None:
+    """Each of these custodians but this one has said how far it saw this broker's log go."""
+    missing = {each.identity for each in custodians} - {state.holdings.identity} - state.heads_from
     require(
         not missing,
         "heads-wanted",

@@ -28,6 +28,7 @@ from trust.release_checks import (
     ORDER_LIFE_MILLISECONDS,
     accept_signed,
     check_heads,
+    check_heard,
     check_newest_generation,
     check_open,
     check_standing,
@@ -121,7 +122,8 @@ def decide_follow_up(state: State, asked: FollowUpAsked, now: int) -> Decision:
 
     (1) It is to this custodian, by the key that holds the seat, about the granted statement.
     (2) An answered one gets its stored answer; another under its number is refused. (3) Its number
-    is the next, the seat is not closed. (4) Its account only grows, within what was granted.
+    is the next, the seat is not closed, and the seat's other custodians know of no longer log.
+    (4) Its account only grows, within what was granted.
     (5) All but a closing account: the newest generation alone, of a job that is open.
     (6) By kind: more allowance; shares of derived artifacts; the rest given back.
     """
@@ -138,6 +140,7 @@ def decide_follow_up(state: State, asked: FollowUpAsked, now: int) -> Decision:
     text = f"number {said.number}, wanted {wanted}"
     require(said.number == wanted, "follow-up-out-of-order", text)
     require(not seat.closed, "seat-closed", "its holder closed its account")
+    check_heard(state, seat.custodians)
     _check_account(seat, said.account)  # (4)
     job = memory.jobs[said.job]
     if said.kind is not FollowUpKind.CLOSE:  # (5)
@@ -283,7 +286,8 @@ def decide_report(state: State, heard: ReportHeard, now: int) -> Decision:
     """Remember a checkpoint, and acknowledge it.
 
     (1) By the key that holds the seat. (2) One that is remembered is acknowledged again. (3) Of the
-    newest generation that was released for (rule 2), of an open job. (4) Its step is above every
+    newest generation that was released for (rule 2), of an open job, as far as the seat's other
+    custodians know too. (4) Its step is above every
     one of this generation's, and above the stated one. (5) The manifest is the same enclave's, a
     checkpoint of this job and generation, for all of the job's custodians. (6) The blob store has
     its every segment: what is stated in grants can be started from.
@@ -300,6 +304,7 @@ def decide_report(state: State, heard: ReportHeard, now: int) -> Decision:
     check_newest_generation(memory, said.job, said.generation)  # (3)
     check_open(memory, said.job, memory.jobs[said.job], now)
     require(not seat.closed, "seat-closed", "its holder closed its account")
+    check_heard(state, seat.custodians)
     _check_step(memory, seat, said)  # (4)
     manifest = accept_signed(Manifest, said.manifest, "manifest")  # (5)
     core = manifest.document.core
@@ -343,6 +348,7 @@ def decide_receipt(state: State, heard: ReceiptHeard) -> Decision:
     is the manifest's. (5) The end of a buyer's own job
     closes it: a finished job cannot be run again.
     """
+    check_standing(state)  # or a log that was put back outgrows the one that was lost
     signed = accept_signed(Receipt, heard.signed, "receipt")
     said, memory = signed.document, state.memory
     seat = _seat(memory, (said.job, said.generation, said.rank))
@@ -493,6 +499,7 @@ def _check_leases(
 
 def decide_close(state: State, heard: CloseHeard) -> Decision:
     """Remember that a job's buyer closed it."""
+    check_standing(state)  # as in `decide_receipt`
     signed = accept_signed(Close, heard.signed, "close")
     name = signed.document.job
     known = state.memory.jobs.get(name)
