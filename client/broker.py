@@ -5,6 +5,8 @@
 - A nonce is kept in memory, answered once, and forgotten after its age limit.
 - Before the first release it has asked for its own newest head: a place of its own, the market, and
   each other custodian of the job (client/heads.py). Behind any of them it releases nothing.
+- The evidence that it decided on is kept beside the log, bounded, so that a person can have it
+  appraised again (client/dry_run.py). No decision reads it.
 - A report is acknowledged once the blob store has every segment that its manifest lists.
 - The market is not believed: what it carries is signed, and what it stores is checked by digest.
 - `now` comes from the clock that the entry point gives. Nothing else here reads one.
@@ -20,6 +22,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import MappingProxyType
 from typing import Final
 
+from client.evidence import EvidenceFolder
 from client.files import HomeError
 from client.heads import HeadKeeper, HeadSeen
 from client.home import Home
@@ -30,6 +33,7 @@ from client.progress import append_progress, open_progress
 from client.release_log import HeadPlace, ReleaseLog, ReleaseLogError
 from marketplace.wire import BLOBS_ASKED_MAX, GenerationAsk, JobDocuments, ReadyAsk, StoredMessage
 from trust.artifacts import Manifest, SegmentList
+from trust.encoding import digest
 from trust.errors import BlindhostError, EncodingError, RefusedError, SealingError
 from trust.identity import Signed, verify_signed
 from trust.jobs import Close, Ready
@@ -89,6 +93,7 @@ SHOW_MILLISECONDS: Final = 5_000  # how often a silent custodian is shown our he
 WAIT_SECONDS: Final = 20  # of one long poll; below the market's own limit
 RETRY_SECONDS: Final = 1.0  # after the market could not be reached
 MANIFEST_SEGMENTS_MAX: Final = 1 << 15  # a segment list of one blob
+HEADS_WANTED: Final = frozenset({"heads-wanted", "report-heads-wanted"})
 RETRIED: Final = (MarketUnreachableError, UnauthenticatedAnswerError)
 """Nothing was lost: it is asked again."""
 FATAL: Final = (ReleaseLogError, HomeError)
@@ -120,6 +125,7 @@ class Broker:
         self._started = False
         self._compared_at = 0
         self._lock = asyncio.Lock()
+        self._evidence = EvidenceFolder(home.folder)
 
     @property
     def standing(self) -> Standing:
@@ -252,21 +258,24 @@ class Broker:
 
     async def _release(self, message: StoredMessage, request: ReleaseRequest) -> None:
         try:
-            _, statement = statement_of(request)
+            bundle, statement = statement_of(request)
         except RefusedError as error:
             await self._refuse(message.sender, bytes(32), Refusal(code=error.code, text=error.text))
             return
         box = lease_address(statement.lease)
-        result = decide(self.state(), ReleaseAsked(request=request), self._clock())
+        now = self._clock()
+        result = decide(self.state(), ReleaseAsked(request=request), now)
         if isinstance(result, Refusal) and result.code == "order-jump":
             documents = await self._documents(statement.job)
             asked = ReleaseAsked(request=request, orders=documents.orders)
-            result = decide(self.state(), asked, self._clock())
+            now = self._clock()
+            result = decide(self.state(), asked, now)
         if isinstance(result, Refusal) and result.code == "heads-wanted":
             await self._wait_for_heads(statement.nonce, message, request)
             return
         # Used once, whatever came out: the same statement can only ever get its stored grant.
         self._challenges.pop(statement.nonce, None)
+        self._evidence.keep(bundle, statement, result, now)
         await self._finish(result, box, statement.nonce)
 
     async def _signed(self, message: StoredMessage, signed: bytes) -> None:
@@ -289,10 +298,11 @@ class Broker:
             log.info("message %d dropped: signed %r", message.number, label)
 
     async def _follow_up(self, message: StoredMessage, signed: bytes) -> None:
-        nonce = None
+        nonce = job = None
         with contextlib.suppress(BlindhostError):  # the decision names what is wrong with it
-            nonce = verify_signed(FollowUp, signed, signer=None).document.nonce
-        await self._decide(FollowUpAsked(signed=signed), message, nonce)
+            said = verify_signed(FollowUp, signed, signer=None).document
+            nonce, job = said.nonce, said.job
+        await self._decide(FollowUpAsked(signed=signed), message, nonce, job)
 
     async def _hand_over(self, message: StoredMessage, signed: bytes) -> None:
         """Answer a receiver in the box that it posted from. A no is signed, so that it counts."""
@@ -316,15 +326,27 @@ class Broker:
 
     async def _report(self, message: StoredMessage, signed: bytes) -> None:
         held = await self._holds_segments(signed)
-        nonce = None
+        nonce = job = None
         with contextlib.suppress(BlindhostError):  # the decision names what is wrong with it
             said = verify_signed(CheckpointReport, signed, signer=None).document
+            job = said.job
             seat = self._log.memory.seats.get((said.job, said.generation, said.rank))
             nonce = None if seat is None else seat.statement.nonce
-        await self._decide(ReportHeard(signed=signed, segments_held=held), message, nonce)
+        await self._decide(ReportHeard(signed=signed, segments_held=held), message, nonce, job)
 
-    async def _decide(self, request: Request, message: StoredMessage, nonce: bytes | None) -> None:
+    async def _decide(
+        self,
+        request: Request,
+        message: StoredMessage,
+        nonce: bytes | None,
+        job: bytes | None = None,
+    ) -> None:
         result = decide(self.state(), request, self._clock())
+        if job is not None and isinstance(result, Refusal) and result.code in HEADS_WANTED:
+            self._keep_waiting(digest(message.payload), message)
+            for custodian in self._others(job):
+                await self._show_head(custodian)
+            return
         await self._finish(result, message.sender, nonce)
 
     async def _finish(self, result: Decision | Refusal, box: bytes, nonce: bytes | None) -> None:
@@ -424,17 +446,22 @@ class Broker:
             return
         waiting, self._waiting = self._waiting, {}
         for message in waiting.values():
-            request = parse_message(message.payload)
-            assert isinstance(request, ReleaseRequest)
-            await self._release(message, request)
+            match parse_message(message.payload):
+                case ReleaseRequest() as request:
+                    await self._release(message, request)
+                case SignedMessage(signed=signed):
+                    await self._signed(message, signed)
 
     async def _wait_for_heads(
         self, nonce: bytes, message: StoredMessage, request: ReleaseRequest
     ) -> None:
         """Keep a request until the other custodians have said how far they saw our log go."""
-        if nonce in self._waiting or len(self._waiting) < WAITING_MAX:
-            self._waiting[nonce] = message
+        self._keep_waiting(nonce, message)
         await self._show_heads(request.manifests)
+
+    def _keep_waiting(self, name: bytes, message: StoredMessage) -> None:
+        if name in self._waiting or len(self._waiting) < WAITING_MAX:
+            self._waiting[name] = message
 
     async def _show_heads(self, manifests: Sequence[bytes]) -> None:
         for data in manifests:

@@ -30,20 +30,22 @@ def count_rows(path: Path) -> int:
     """Check every line of a dataset; returns how many there are. Raises RowError for the first."""
     count = 0
     with path.open("rb") as file:
-        for number, line in enumerate(_lines(file), start=1):
-            _check_row(number, line)
+        for number, line in enumerate(read_lines(file), start=1):
+            check_row(number, line)
             count = number
     if count == 0:
         raise RowError(1, "an empty file has no rows")
     return count
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def read_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines as they come; a longer one comes in pieces, the first of which is no row."""
     while line := file.readline(LINE_BYTES_MAX + 2):
         yield line
 
 
-def _check_row(number: int, line: bytes) -> None:
+def check_row(number: int, line: bytes) -> None:
+    """Raise RowError unless this line, number from 1, is a row."""
     if len(line.rstrip(b"\r\n")) > LINE_BYTES_MAX:
         raise RowError(number, f"over {LINE_BYTES_MAX} bytes")
     if not line.strip():

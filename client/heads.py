@@ -4,6 +4,9 @@
   backups, the market, and the other custodians of its jobs.
 - Another custodian answers by a signed `HeadSeen` that names the very head that it was shown, so an
   old answer, or one that the market made up, is worth nothing.
+- The answer is the newest head that was kept *before* the shown one: a log that went on from an old
+  copy may be the longer one by now, and only its own broker can tell that its chain is another.
+- Who once saw that it is behind notes that in its own place, and knows it after a restart.
 - Whoever withholds an answer stops the release of shares, and gains none.
 """
 
@@ -45,8 +48,9 @@ class HeadKeeper:
         self.standing = Standing.CURRENT
         self.heard: frozenset[bytes] = frozenset()
         """Custodians that answered since this start."""
-        if (kept := place.newest(key.identity)) is not None:
-            self.compare(kept)
+        for kept in (place.newest(key.identity), place.ahead(key.identity)):
+            if kept is not None:
+                self.compare(kept)
 
     def own(self, now: int) -> Signed[LogHead]:
         """The head of this log, signed, and kept in the own place."""
@@ -67,12 +71,12 @@ class HeadKeeper:
         """Somebody's head of this custodian. Behind it, nothing is released any more."""
         if self._log.is_behind(head.document):
             self.standing = Standing.BEHIND
+            self._place.note_ahead(head)
 
     def answer(self, shown: Signed[LogHead]) -> Signed[HeadSeen]:
         """Keep another custodian's head, and tell it the newest one of its."""
+        newest = self._place.newest(shown.signer) or shown
         self._place.keep(shown)
-        newest = self._place.newest(shown.signer)
-        assert newest is not None
         return self._key.sign(
             HeadSeen(custodian=self._key.identity, shown=shown.digest, newest=newest.encode())
         )

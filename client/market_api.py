@@ -80,7 +80,10 @@ class MarketAddress:
 
 
 class MarketApi:
-    """One party's view of one market. `clock` gives Unix milliseconds."""
+    """One party's view of one market. `clock` gives Unix milliseconds.
+
+    `attempts` of one call at most: one for whoever tells a person about each, and waits itself.
+    """
 
     def __init__(
         self,
@@ -89,8 +92,10 @@ class MarketApi:
         address: MarketAddress,
         key: PartyKey,
         clock: Callable[[], int],
+        attempts: int = ATTEMPTS_MAX,
     ) -> None:
         self._session, self._address, self._key, self._clock = session, address, key, clock
+        self._attempts = attempts
         pin = address.certificate_sha256
         self._ssl: aiohttp.Fingerprint | bool = True if pin is None else aiohttp.Fingerprint(pin)
 
@@ -173,6 +178,16 @@ class MarketApi:
     async def get_offer(self, offer: str) -> wire.OfferView:
         """One offer."""
         return await self._get(wire.OfferView, wire.target(wire.OFFER, offer=offer))
+
+    async def search_offers(self, query: wire.OfferQuery) -> wire.OfferPage:
+        """Listed offers that fit, a page of them."""
+        target = wire.target(wire.OFFER_SEARCH)
+        return await self._post(wire.OfferPage, target, query, key=None)
+
+    async def explain_offers(self, query: wire.OfferQuery) -> wire.OfferFunnel:
+        """What each clause of a query takes away."""
+        target = wire.target(wire.OFFER_EXPLAIN)
+        return await self._post(wire.OfferFunnel, target, query, key=None)
 
     async def beat(self, offer: str) -> wire.OfferView:
         """Keep an offer listed."""
@@ -326,14 +341,14 @@ class MarketApi:
         self, method: str, target: str, body: bytes = b"", *, key: bytes | None = None
     ) -> bytes:
         """Ask, and ask again what failed on the way. Every request of ours may be repeated."""
-        for attempt in range(ATTEMPTS_MAX):
+        for attempt in range(self._attempts):
             try:
                 return await self._ask_once(method, target, body, key)
             except MarketUnreachableError:
-                if attempt == ATTEMPTS_MAX - 1:
+                if attempt == self._attempts - 1:
                     raise
             except MarketRefusedError as error:
-                if error.error_code not in _AGAIN or attempt == ATTEMPTS_MAX - 1:
+                if error.error_code not in _AGAIN or attempt == self._attempts - 1:
                     raise
             await asyncio.sleep(BACKOFF_SECONDS[attempt])
         raise AssertionError("the last attempt returns or raises")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -55,26 +55,37 @@ class Replayed:
 def replay(data: bytes) -> Replayed:
     """Read a whole log. Raises ReleaseLogError for any damage but half a record at the end."""
     memory, chain, offset = Memory(), list[bytes](), 0
+    for entry, end in read_entries(data):
+        memory, offset = remember(memory, entry), end
+        chain.append(entry.digest)
+    return Replayed(chain=tuple(chain), memory=memory, good_bytes=offset)
+
+
+def read_entries(data: bytes) -> Iterator[tuple[LogEntry, int]]:
+    """Each whole entry of a log, chained to the one before, and the offset at which it ends.
+
+    Raises ReleaseLogError for any damage but half a record at the end.
+    """
+    number, offset = 0, 0
+    before: bytes | None = None
     while offset < len(data):
         frame = data[offset : offset + _FRAME_BYTES]
         if len(frame) < _FRAME_BYTES:
             break  # the write that a crash cut off: `append` had not returned
         length = int.from_bytes(frame[:4], "big")
         if length > DOCUMENT_BYTES_MAX or frame[:_LENGTH_BYTES] != _length_field(length):
-            raise ReleaseLogError(f"entry {len(chain) + 1}: its length is not what was written")
+            raise ReleaseLogError(f"entry {number + 1}: its length is not what was written")
         body = data[offset + _FRAME_BYTES : offset + _FRAME_BYTES + length]
         if len(body) < length:
             break  # the same
         if digest(body) != frame[_LENGTH_BYTES:]:
-            raise ReleaseLogError(f"entry {len(chain) + 1} is not what was written")
+            raise ReleaseLogError(f"entry {number + 1} is not what was written")
         entry = LogEntry.parse(body)
-        before = chain[-1] if chain else None
-        if (entry.number, entry.before) != (len(chain) + 1, before):
-            raise ReleaseLogError(f"entry {len(chain) + 1} does not follow on the one before")
-        memory = remember(memory, entry)
-        chain.append(entry.digest)
+        if (entry.number, entry.before) != (number + 1, before):
+            raise ReleaseLogError(f"entry {number + 1} does not follow on the one before")
+        number, before = entry.number, entry.digest
         offset += _FRAME_BYTES + length
-    return Replayed(chain=tuple(chain), memory=memory, good_bytes=offset)
+        yield entry, offset
 
 
 def _length_field(length: int) -> bytes:
@@ -221,6 +232,22 @@ class HeadPlace:
             raise HomeError(f"heads of {HEADS_MAX} custodians are kept; no more")
         write_durably(self._folder / head.signer.hex(), head.encode())
         return True
+
+    def ahead(self, custodian: bytes) -> Signed[LogHead] | None:
+        """A head of one's own that one's log did not reach; None: none was ever seen."""
+        path = self._ahead(custodian)
+        if not path.exists():
+            return None
+        return verify_signed(LogHead, path.read_bytes(), signer=custodian)
+
+    def note_ahead(self, head: Signed[LogHead]) -> None:
+        """Remember a head that one's own log does not reach: the newest of those that were seen."""
+        noted = self.ahead(head.signer)
+        if noted is None or _order(noted.document) < _order(head.document):
+            write_durably(self._ahead(head.signer), head.encode())
+
+    def _ahead(self, custodian: bytes) -> Path:
+        return self._folder / f"{custodian.hex()}-ahead"
 
 
 def _order(head: LogHead) -> tuple[int, int]:

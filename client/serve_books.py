@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from client.gateway.ports import ServedModel
+from client.gateway.ports import SealedTo, ServedModel
 from client.home import Home
 from client.keystore import Keystore
 from client.release_log import replay
@@ -58,7 +58,10 @@ class Books:
 
 
 def served_models(
-    view: JobView, job: Signed[JobManifest], names: Mapping[bytes, str]
+    view: JobView,
+    job: Signed[JobManifest],
+    names: Mapping[bytes, str],
+    sealed_to: SealedTo | None = None,
 ) -> Iterator[ServedModel]:
     """A serve job's base and adapters, under the names that they can be asked for by.
 
@@ -76,4 +79,5 @@ def served_models(
             adapter=adapter,
             length_max=manifest.length_max,
             reply_tokens_max=recipe.reply_tokens_max,
+            sealed_to=sealed_to,
         )

@@ -38,6 +38,7 @@ from trust.release_checks import (
 )
 from trust.release_state import Holdings, Memory
 from trust.verifier.policy import AppraisalPolicy
+from trust.verifier.results import AttestationResult
 from trust.verifier.roots import RootKind
 
 SESSION_MILLISECONDS_MAX: Final = 3_600_000  # as long as an enclave keeps one request key
@@ -73,6 +74,10 @@ class Session:
     statement: bytes
     """Digest."""
     request_key: RequestKey
+    chip: bytes | None
+    """64 bytes, by the evidence; None if that names no chip."""
+    verified_at: int
+    """Unix milliseconds."""
     ends_at: int
     """Verified again from then on: Unix milliseconds."""
 
@@ -189,14 +194,17 @@ def verify_offer(
     holds = target.signing_key in (None, statement.signing_key)
     text = f"signing key {shown(statement.signing_key)} does not hold the seat in the own log"
     require(holds, "signing-key-not-the-seats", text)  # (4)
-    ends_at = now + SESSION_MILLISECONDS_MAX
-    for policy in target.policies:  # (5)
-        ends_at = min(ends_at, _check_evidence(bundle, statement, policy, target, now))
+    results = [  # (5)
+        _check_evidence(bundle, statement, each, target, now) for each in target.policies
+    ]
+    ends_at = min(int(each.expires_at.timestamp() * 1000) for each in results)
     return Session(
         target=target,
         statement=statement.digest,
         request_key=_accept_request_key(offer, statement),  # (7)
-        ends_at=ends_at,
+        chip=results[0].chip_id,
+        verified_at=now,
+        ends_at=min(ends_at, now + SESSION_MILLISECONDS_MAX),
     )
 
 
@@ -219,13 +227,13 @@ def _check_evidence(
     policy: AppraisalPolicy,
     target: Target,
     now: int,
-) -> int:
-    """One policy accepts; returns until when: Unix milliseconds."""
+) -> AttestationResult:
+    """One policy accepts."""
     result = appraise(bundle, statement, policy, now)
     text = f"{result.kind.value} evidence for a {target.kind.value} lineage"
     require(result.kind is target.kind, "kind-other", text)
     check_images(target.job.document, (result,))  # (6)
-    return int(result.expires_at.timestamp() * 1000)
+    return result
 
 
 def _accept_request_key(offer: ServeOffer, statement: Statement) -> RequestKey:

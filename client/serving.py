@@ -25,6 +25,7 @@ from typing import Final, Protocol, Self
 from client.gateway.ports import (
     NotFoundError,
     Piece,
+    SealedTo,
     ServedModel,
     UnavailableError,
 )
@@ -167,9 +168,19 @@ class MarketServePort:
         found: dict[str, ServedModel] = {}
         for view, job in await self._running():
             if view.state is JobState.RUNNING:
-                for each in served_models(view, job, self._names):
+                for each in served_models(view, job, self._names, self._sealed_to(job.digest)):
                     found.setdefault(each.name, each)
         return tuple(found.values())
+
+    def _sealed_to(self, job: bytes) -> SealedTo | None:
+        session = self._sessions.get(job)
+        if session is None or self._clock() >= session.ends_at:
+            return None
+        return SealedTo(
+            chip=session.chip,
+            generation=session.target.generation,
+            verified_at=session.verified_at,
+        )
 
     async def _running(self) -> list[tuple[JobView, Signed[JobManifest]]]:
         """Own serve jobs that hear this client and have not ended, newest first.

@@ -9,8 +9,21 @@ import sys
 
 import typer
 
-from client.cli import adapter, job, party, publish, seal, serve
+from client.cli import (
+    adapter,
+    events,
+    job,
+    models,
+    money,
+    offers,
+    party,
+    publish,
+    seal,
+    serve,
+    trust,
+)
 from client.cli.shared import errors
+from client.text import TEXT_CHARACTERS_MAX, clean
 from trust.errors import BlindhostError
 
 app = typer.Typer(
@@ -21,7 +34,11 @@ app = typer.Typer(
     add_completion=False,
 )
 party.add_to(app)
+offers.add_to(app)
+trust.add_to(app)
 serve.add_to(app, job.job)
+events.add_to(job.job)
+models.add_to(seal.model)
 app.add_typer(seal.model, name="model", help="Seal and publish a model.")
 app.add_typer(seal.dataset, name="dataset", help="Seal rows.")
 app.add_typer(publish.terms, name="terms", help="Under which terms a model opens.")
@@ -29,6 +46,7 @@ app.add_typer(publish.policy, name="policy", help="For whom, and on what machine
 app.add_typer(job.job, name="job", help="Submit a job and follow it.")
 app.add_typer(adapter.adapter, name="adapter", help="Have an adapter outside enclaves.")
 app.add_typer(seal.image, name="image", help="Measure a runtime image.")
+app.add_typer(money.money, name="money", help="Balances, statement, receipts.")
 app.add_typer(party.lineage, name="lineage", help="Lineages and their keys.")
 
 
@@ -38,5 +56,7 @@ def main() -> None:
         app()
     except (BlindhostError, OSError) as error:
         errors.print(f"[bold red]blindhost:[/] {type(error).__name__}: ", end="")
-        errors.print(str(error), markup=False, highlight=False)
+        errors.print(
+            clean(str(error), limit=TEXT_CHARACTERS_MAX, keep="\n"), markup=False, highlight=False
+        )
         sys.exit(1)

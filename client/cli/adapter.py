@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import aiohttp
 import typer
 
 from client.cli.job import log_memory
@@ -22,13 +21,10 @@ from client.cli.shared import (
     run,
     show,
 )
-from client.hand_over import check_free, collect_shares, open_adapter, write_adapter_folder
+from client.hand_over import check_free
 from client.home import Home
 from client.keystore import Keystore
-from client.market_api import MarketAddress, MarketApi
-from client.market_port import HttpMarket
-from trust.artifacts import Manifest
-from trust.identity import PartyKey, verify_signed
+from client.results import fetch_adapter
 
 WAIT_SECONDS: Final = 120
 
@@ -70,28 +66,20 @@ def fetch(
 async def _fetch(
     home: Home, keys: Keystore, name: bytes, to: Path, base_name: str | None, seconds: int
 ) -> dict[str, Any]:
-    address = MarketAddress(url=home.config.market_url, identity=home.config.market)
-    memory = log_memory(home, keys)
-    async with aiohttp.ClientSession() as session:
-        # The home's own box is its broker's to read: the answers come to one of this fetch.
-        api = MarketApi(session, address=address, key=PartyKey.generate(), clock=now_milliseconds)
-        signed = memory.outputs.get(name)
-        if signed is None:
-            signed = verify_signed(Manifest, await api.get_document(name), signer=None)
-        port = HttpMarket(api)
-        shares = await collect_shares(
-            home.holdings(keys),
-            memory,
-            signed,
-            port,
+    with progress("fetching segments") as step:
+        size = await fetch_adapter(
+            home,
+            keys,
+            log_memory(home, keys),
+            name,
+            to,
+            base_name=base_name,
             seconds=seconds,
-            now=now_milliseconds(),
+            clock=now_milliseconds,
             waiting=lambda custodians: _say_waiting(custodians, seconds),
+            step=step,
         )
-        with progress("fetching segments") as step:
-            content = await open_adapter(signed.document, shares, port, step)
-    write_adapter_folder(to, content, base_name=base_name)
-    return {"adapter": name, "folder": str(to), "bytes": len(content)}
+    return {"adapter": name, "folder": str(to), "bytes": size}
 
 
 def _say_waiting(custodians: Sequence[bytes], seconds: int) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from client.buyer import Follower, check_receipts, last_receipt, outputs, sign_job
 from client.cli.shared import (
@@ -20,6 +21,7 @@ from client.cli.shared import (
     KeyFileOption,
     errors,
     hex_bytes,
+    lines,
     market,
     now_milliseconds,
     open_home,
@@ -27,22 +29,25 @@ from client.cli.shared import (
     plain_value,
     progress,
     run,
+    say,
     show,
 )
 from client.client_key import load_client_key
+from client.closing import send_close
 from client.files import HomeError
 from client.home import Home
 from client.keystore import Keystore
 from client.market_api import MarketApi
 from client.market_port import HttpMarket
 from client.sealed import upload
+from client.text import TEXT_CHARACTERS_MAX, clean
 from marketplace.wire import JobState, JobView, ReceiptView
 from trust.artifacts import Manifest
 from trust.encoding import Json, base64url, digest, parse_json
 from trust.errors import EncodingError
 from trust.identity import Signed, verify_signed
 from trust.jobs import ClientKey, Close, Input, InputRole, JobKind, JobManifest, Terms
-from trust.messages import Progress, ProgressEvent, SignedMessage
+from trust.messages import Progress, ProgressEvent
 from trust.release_state import Memory
 
 job = typer.Typer(no_args_is_help=True)
@@ -209,18 +214,6 @@ def close(name: JobArgument, home: HomeOption, key_file: KeyFileOption = None) -
     output.print("closed")
 
 
-async def send_close(api: MarketApi, keys: Keystore, signed: Signed[Close]) -> None:
-    """Close a job at its custodians and at the market."""
-    port = HttpMarket(api)
-    documents = await port.job_documents(signed.document.job)
-    manifests = [verify_signed(Manifest, each, signer=None) for each in documents.manifests]
-    told = {e.identity for m in manifests for e in m.document.core.custodians}
-    message = SignedMessage(signed=signed.encode()).encode()
-    for custodian in sorted(told | {keys.party.identity}):
-        await port.post_message(custodian, message)
-    await port.post_close(signed)
-
-
 # --- following -----------------------------------------------------------------------------------
 
 
@@ -264,7 +257,7 @@ def _table(view: JobView, last: Progress | None, began_at: int) -> Table:
     table = Table(show_header=False, box=None)
     table.add_row("state", view.state.value)
     if view.waiting_for:
-        table.add_row("waiting for", view.waiting_for)
+        table.add_row("waiting for", Text(clean(view.waiting_for)))
     table.add_row("generation", str(view.generation))
     table.add_row("cost so far", f"{view.money.captured:,} of {view.money.reserved:,} microcredits")
     if last is not None:
@@ -282,7 +275,7 @@ def _add_record(table: Table, last: Progress, began_at: int) -> None:
     if (left := seconds_left(last, began_at)) is not None:
         table.add_row("time left", f"{left:,.0f} s")
     if last.text:
-        table.add_row("says", last.text)
+        table.add_row("says", Text(clean(last.text, limit=TEXT_CHARACTERS_MAX, keep="\n")))
 
 
 def seconds_left(last: Progress, began_at: int) -> float | None:
@@ -311,12 +304,11 @@ def list_jobs(
     if as_json:
         show([plain_value(each) for each in views], as_json=True)
         return
-    table = Table("job", "state", "spent", "held at most", "waits for")
+    rows = []
     for each in views:
-        money = each.money
-        spent, held = f"{money.captured:,}", f"{money.reserved:,}"
-        table.add_row(each.job.hex(), each.state.value, spent, held, each.waiting_for or "")
-    output.print(table)
+        spent, held = f"{each.money.captured:,}", f"{each.money.reserved:,}"
+        rows.append((each.job.hex(), each.state.value, spent, held, each.waiting_for or ""))
+    lines(("job", "state", "spent", "held at most", "waits for"), rows)
 
 
 @job.command("show")
@@ -358,7 +350,7 @@ def show_job(
     found["progress"] = f"{len(found['progress'])} records"
     show(found, as_json=False)
     for fault in found["receipts_that_do_not_hold"]:
-        output.print(f"[bold red]does not hold:[/] {fault}")
+        say(f"does not hold: {fault}")
 
 
 def _posted(view: ReceiptView) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`blindhost init`, `broker`, `offers`, `account`, `lineage`: a party, its keys and its money."""
+"""`blindhost init`, `broker`, `account`, `lineage`: a party, its keys and its money."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from client.broker import Broker, open_incarnation
 from client.cli.shared import (
@@ -36,7 +35,7 @@ lineage = typer.Typer(no_args_is_help=True)
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands that stand at the top."""
-    for command in (init, broker, offers, account):
+    for command in (init, broker, account):
         app.command()(command)
 
 
@@ -92,7 +91,8 @@ async def _serve(
 ) -> None:
     async with market(home, keys) as api:
         if opens:
-            seen = [place.newest(keys.party.identity), await api.get_head(keys.party.identity)]
+            own = keys.party.identity
+            seen = [place.newest(own), place.ahead(own), await api.get_head(own)]
             number = open_incarnation(log, [head for head in seen if head], now_milliseconds())
             errors.print(f"incarnation {number} is open: every generation before it is closed")
         daemon = Broker(
@@ -112,27 +112,6 @@ async def _serve(
             await daemon.serve()
         except asyncio.CancelledError:
             errors.print("broker: ended")
-
-
-def offers(home: HomeOption, key_file: KeyFileOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002
-    """List what can be rented, cheapest first."""
-    opened, keys = open_home(home, key_file)
-
-    async def ask() -> None:
-        async with market(opened, keys) as api:
-            found = await api.get_offers()
-        if as_json:
-            show(found, as_json=True)
-            return
-        table = Table("offer", "GPU", "platform", "ask per GPU-hour", "host")
-        for each in found:
-            draft = each.draft
-            price = f"{draft.ask_microcredits_per_gpu_hour:,}"
-            gpus = f"{draft.gpus} × {draft.gpu_model}"
-            table.add_row(draft.offer, gpus, draft.platform, price, each.host.hex()[:16])
-        output.print(table)
-
-    run(ask())
 
 
 def account(home: HomeOption, key_file: KeyFileOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002

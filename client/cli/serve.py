@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import aiohttp
 import typer
 
-from client.cli.job import ENDED, POLL_SECONDS, JobArgument, send_close
+from client.cli.job import ENDED, POLL_SECONDS, JobArgument
 from client.cli.shared import (
     HomeOption,
     JsonOption,
@@ -30,6 +30,7 @@ from client.cli.shared import (
     show,
 )
 from client.client_key import load_client_key
+from client.closing import send_close
 from client.files import HomeError, check_private, write_durably
 from client.gateway import app as gateway_app
 from client.gateway.config import GatewayConfig, load_config

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import datetime as dt
 import enum
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import aiohttp
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,11 +25,13 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from typer.core import TyperGroup
 
 from client.home import Home
 from client.keystore import KeyFile, Keystore, Opener, Passphrase
 from client.market_api import MarketAddress, MarketApi
 from client.sealed import Step
+from client.text import TEXT_CHARACTERS_MAX, clean
 from trust.encoding import parse_hex
 from trust.errors import EncodingError
 
@@ -40,6 +44,7 @@ KeyFileOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON value on the last line.")]
 PASSPHRASE_VARIABLE: Final = "BLINDHOST_PASSPHRASE"  # noqa: S105 - a variable's name
+VALUE_CHARACTERS_MAX: Final = 1 << 16  # of one field that a person asked to see
 
 output = Console()
 errors = Console(stderr=True)
@@ -48,6 +53,11 @@ errors = Console(stderr=True)
 def now_milliseconds() -> int:
     """The wall clock: read here, and a parameter everywhere below."""
     return time.time_ns() // 1_000_000
+
+
+def local_time(at: int) -> str:
+    """A moment (Unix milliseconds) as this machine's clock shows it, with its offset."""
+    return dt.datetime.fromtimestamp(at / 1000, dt.UTC).astimezone().isoformat(timespec="seconds")
 
 
 def hex_bytes(text: str, *, what: str, length: int = 32) -> bytes:
@@ -99,7 +109,22 @@ def show(value: object, *, as_json: bool) -> None:
     for name, each in plain.items():
         shown = json.dumps(each, sort_keys=True) if isinstance(each, list | dict) else each
         output.print(f"[dim]{name}[/]", end="  ")
-        output.print(str(shown), markup=False, highlight=False, soft_wrap=True)
+        text = clean(str(shown), limit=VALUE_CHARACTERS_MAX)
+        output.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print one line for people: no markup, and nothing that acts on a terminal."""
+    shown = clean(text, limit=TEXT_CHARACTERS_MAX)
+    output.print(shown, markup=False, highlight=False, soft_wrap=True)
+
+
+def lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print aligned columns, a row a line, without boxes: for pipes and screen readers too."""
+    table = [[clean(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        say("  ".join(set_cell_size(*each) for each in zip(row, widths, strict=True)).rstrip())
 
 
 def plain_value(value: object) -> Any:
@@ -136,3 +161,17 @@ def progress(what: str) -> Iterator[Step]:
             bar.update(task, completed=done, total=total)
 
         yield step
+
+
+class ByNameGroup(TyperGroup):
+    """A group whose first command is meant where none is named: ``trust ID`` is ``trust show ID``.
+
+    An option in front of it is that command's too.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the first command's name where no command's stands."""
+        named = args and (args[0] in self.commands or args[0] in {"--help", "-h"})
+        if not named and args:
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)

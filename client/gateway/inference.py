@@ -179,4 +179,17 @@ def _listed(model: ServedModel) -> dict[str, object]:
         "object": "model",
         "created": model.created_at,
         "owned_by": "blindhost",
+        "blindhost": {"job": model.job, "sealed_to": _sealed_to(model)},
+    }
+
+
+def _sealed_to(model: ServedModel) -> dict[str, object] | None:
+    """Ours: clients of OpenAI's API ignore what they don't know."""
+    found = model.sealed_to
+    if found is None:
+        return None
+    return {
+        "chip": None if found.chip is None else found.chip.hex(),
+        "generation": found.generation,
+        "verified_at": found.verified_at // 1000,
     }

@@ -34,6 +34,17 @@ class CutOffError(BlindhostError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SealedTo:
+    """The enclave that a model's requests are sealed to now: it was verified for this client."""
+
+    chip: bytes | None
+    """64 bytes, by its evidence; None if that names no chip."""
+    generation: int
+    verified_at: int
+    """Unix milliseconds."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ServedModel:
     """A model that can be asked for by name."""
 
@@ -48,6 +59,8 @@ class ServedModel:
     length_max: int
     """Tokens of prompt and reply together."""
     reply_tokens_max: int
+    sealed_to: SealedTo | None
+    """None: nothing was asked yet, so nobody was verified."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -90,6 +90,7 @@ class FakeServePort:
                 adapter=adapter,
                 length_max=256,
                 reply_tokens_max=64,
+                sealed_to=None,
             )
             for name, adapter in ((TUNED, ADAPTER), (BASE, None))
         ]

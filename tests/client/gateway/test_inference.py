@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
+from client.gateway.ports import SealedTo
 from tests.client.gateway.fakes import ADAPTER, BASE, NOW, TUNED
 from tests.client.gateway.rig import (
     ASKED,
@@ -52,7 +54,22 @@ async def test_models_are_listed_and_found_by_names_with_colons():
                 "object": "model",
                 "created": NOW // 1000,
                 "owned_by": "blindhost",
+                "blindhost": {"job": "ab" * 32, "sealed_to": None},
             }
+
+
+async def test_a_listed_model_says_to_whose_chip_its_requests_are_sealed():
+    async with gateway() as gate:
+        sealed_to = SealedTo(chip=b"\xc4" * 64, generation=2, verified_at=NOW)
+        tuned, base = gate.serving.served
+        gate.serving.served = [dataclasses.replace(tuned, sealed_to=sealed_to), base]
+        listed = (await gate.get("/v1/models")).json["data"]
+    assert listed[0]["blindhost"]["sealed_to"] == {
+        "chip": "c4" * 64,
+        "generation": 2,
+        "verified_at": NOW // 1000,
+    }
+    assert listed[1]["blindhost"]["sealed_to"] is None
 
 
 async def test_a_model_that_nobody_serves_is_not_found():
