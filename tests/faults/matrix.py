@@ -74,6 +74,11 @@ machine that was shared: no benchmark.
 
 """
 OUTAGES: Final = """
+## In process
+
+[Faults in process](faults-in-process.md): every commit and every send, before and after, with the
+counts; brokers put back to every earlier commit; hosts that drop, repeat and starve.
+
 ## Outages
 
 What is gone for a while under a running job is not of this table; each is a test:
