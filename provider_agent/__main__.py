@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import datetime as dt
 import fcntl
 import importlib.metadata
@@ -26,14 +27,26 @@ import aiohttp
 
 from marketplace.wire import OfferDraft
 from provider_agent.cache import BlobCache, quota
-from provider_agent.commands import cache, earnings, leases, maintenance, pricing
+from provider_agent.commands import (
+    cache,
+    doctor,
+    earnings,
+    install,
+    launcher,
+    leases,
+    maintenance,
+    pricing,
+)
 from provider_agent.earnings.desk import Desk, check_start
 from provider_agent.earnings.host_market import HostMarket
 from provider_agent.errors import AgentError
+from provider_agent.install.notify import Notifier, Pulse
 from provider_agent.inventory import read_inventory
 from provider_agent.journal import Journal, replace_file
 from provider_agent.keeper import Keeper
 from provider_agent.launcher import Chip, Launcher
+from provider_agent.machines import serve_options
+from provider_agent.machines.spec import Platform
 from provider_agent.market_client import MarketAddress
 from provider_agent.offers import OfferKeeper, make_offer_id
 from provider_agent.refusals import Enrolment
@@ -49,9 +62,19 @@ LOCK_FILE: Final = "lock"
 STATUS_FILE: Final = "agent.json"
 CHIP_FOLDER: Final = "chip"
 ROUND_SECONDS: Final = 0.5
+ROUND_SECONDS_MAX: Final = 300.0  # a machine with GPUs takes minutes; then the watchdog may bite
+PING_SECONDS: Final = 10.0
+CREDENTIAL: Final = "identity"
 STOP_SECONDS_MAX: Final = 30.0  # then what is left is the next start's
 OFFER_DAYS: Final = 30
-COMMANDS: Final[tuple[ModuleType, ...]] = (cache, earnings, leases, maintenance, pricing)
+COMMANDS: Final[dict[str, ModuleType]] = {
+    **{module.NAME: module for module in (cache, earnings, leases, maintenance, pricing)},
+    "doctor": doctor,
+    "selftest": doctor,
+    "launcher": launcher,
+    **dict.fromkeys(("install", "status", "logs", "upgrade", "uninstall"), install),
+}
+"""Sub-commands, and the modules that add and run them."""
 
 _log = logging.getLogger("blindhost.agent")
 
@@ -65,10 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    named = {module.NAME: module for module in COMMANDS}
     try:
-        if options.command in named:
-            status: int = named[options.command].run(options)
+        if options.command in COMMANDS:
+            status: int = COMMANDS[options.command].run(options)
             return status
         match options.command:
             case "simulated-root":
@@ -109,7 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--compute-class", help="default: as the inventory finds it")
     serve.add_argument("--cache-mib", type=int, help="ciphertext kept; else 60 %% of free space")
     serve.add_argument("--runtime", type=Path, help="folder with enclave_runtime and trust")
-    for module in COMMANDS:
+    serve_options.add_options(serve)
+    for module in dict.fromkeys(COMMANDS.values()):
         module.add_parser(commands)
     return parser
 
@@ -154,8 +177,7 @@ def _say(value: dict[str, str]) -> None:
 # --- serve ---------------------------------------------------------------------------------------
 
 
-def _load_key(home: Path) -> PartyKey:
-    path = home / KEY_FILE
+def _load_key(path: Path) -> PartyKey:
     if not path.exists():
         replace_file(path, PartyKey.generate().to_bytes())
     return PartyKey.from_bytes(path.read_bytes())
@@ -177,15 +199,45 @@ def _draft(options: argparse.Namespace) -> OfferDraft:
     )
 
 
+def _enrolment(options: argparse.Namespace, home: Path) -> Enrolment:
+    """What this host serves: a chip file in its home, or an emulated machine, is no hardware."""
+    if options.launcher is not None:
+        return serve_options.enrolment_of(Platform(options.machine_platform))
+    simulated = (home / CHIP_FOLDER / CHIP_FILE).exists()
+    return Enrolment.SIMULATED if simulated else Enrolment.REAL
+
+
+def _key_file(home: Path) -> Path:
+    """The host's identity: a credential where systemd hands one in, else a file of the home."""
+    handed = os.environ.get("CREDENTIALS_DIRECTORY")  # noqa: TID251 - an entry point
+    credential = None if handed is None else Path(handed) / CREDENTIAL
+    return credential if credential is not None and credential.exists() else home / KEY_FILE
+
+
+async def _pings(pulse: Pulse) -> None:
+    while True:
+        pulse.ping()
+        await asyncio.sleep(PING_SECONDS)
+
+
 async def _serve(options: argparse.Namespace, home: Path) -> int:
+    notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))  # noqa: TID251 - an entry point
+    pulse = Pulse(notifier, clock=asyncio.get_running_loop().time, stall_seconds=ROUND_SECONDS_MAX)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    key = _load_key(home)
-    simulated = (home / CHIP_FOLDER / CHIP_FILE).exists()
-    enrolment = Enrolment.SIMULATED if simulated else Enrolment.REAL
+    key = _load_key(_key_file(home))
+    draft = _draft(options)
+    machines = None
+    if options.launcher is not None:
+        machines = serve_options.machine_launcher(
+            options,
+            memory_mib=draft.memory_mib,
+            certificates=serve_options.read_certificates(options),
+        )
+    enrolment = _enrolment(options, home)
     version = importlib.metadata.version("blindhost")
-    said = check_start(home, key=home / KEY_FILE, found=enrolment, uid=os.getuid(), version=version)
+    said = check_start(home, key=_key_file(home), found=enrolment, uid=os.getuid(), version=version)
     if said is not None:
         _log.warning("allowed reason=%s", said)
     certificate = options.market_certificate
@@ -195,7 +247,11 @@ async def _serve(options: argparse.Namespace, home: Path) -> int:
         certificate_sha256=parse_hex(certificate) if certificate else None,
     )
     runtime = options.runtime.resolve() if options.runtime else None
-    chip = Chip(home / CHIP_FOLDER, runtime=runtime)
+    chip = (
+        serve_options.FoundLauncher(machines)
+        if machines
+        else Chip(home / CHIP_FOLDER, runtime=runtime)
+    )
     async with aiohttp.ClientSession(trust_env=False, auto_decompress=False) as session:
         market = HostMarket(session, address=address, key=key, clock=wall_clock)
         desk = Desk(
@@ -204,26 +260,33 @@ async def _serve(options: argparse.Namespace, home: Path) -> int:
         offer = OfferKeeper(
             home / "offer",
             market=market,
-            draft=_draft(options),
+            draft=draft,
             clock=wall_clock,
             note=desk.accounts.offer_is,
         )
         keeper = Keeper(
             journal=Journal(home / "leases"),
             market=market,
-            chip=Launcher(home / CHIP_FOLDER),
+            chip=machines or Launcher(home / CHIP_FOLDER),
             cache=BlobCache(home / "cache", bytes_max=quota(home / "cache", options.cache_mib)),
             clock=wall_clock,
             gate=desk.gate(offer),
             accounts=desk.accounts,
         )
+        pings: asyncio.Task[None] | None = None
         try:
             view = await chip.find_or_start()
             status = {"identity": key.identity.hex(), "pid": os.getpid(), "chip_pid": view.pid}
             replace_file(home / STATUS_FILE, json.dumps(status).encode())
             _log.info("serving identity=%s chip-root=%s", key.identity.hex(), view.root.hex())
-            await _rounds(stop, desk, keeper, offer, chip)
+            notifier.ready()
+            pings = asyncio.create_task(_pings(pulse))
+            rounds = Rounds(desk=desk, keeper=keeper, offer=offer, chip=chip)
+            await _rounds(stop, rounds, pulse, notifier)
         finally:
+            notifier.stopping()
+            if pings is not None:
+                pings.cancel()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(_end(keeper, offer), STOP_SECONDS_MAX)
             await chip.stop()
@@ -232,13 +295,24 @@ async def _serve(options: argparse.Namespace, home: Path) -> int:
     return os.EX_OK
 
 
-async def _rounds(
-    stop: asyncio.Event, desk: Desk, keeper: Keeper, offer: OfferKeeper, chip: Chip
-) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Rounds:
+    """What a round of work goes through."""
+
+    desk: Desk
+    keeper: Keeper
+    offer: OfferKeeper
+    chip: Chip | serve_options.FoundLauncher
+
+
+async def _rounds(stop: asyncio.Event, of: Rounds, pulse: Pulse, notifier: Notifier) -> None:
     while not stop.is_set():
+        pulse.beat()
         try:
-            await chip.find_or_start()
-            await desk.round(offer, keeper)
+            await of.chip.find_or_start()
+            await of.desk.round(of.offer, of.keeper)
+            if of.keeper.answered_at is not None:
+                notifier.heartbeat(of.keeper.answered_at)
         except OSError as error:  # a full disk: what is on record stands, and is tried again
             _log.error("disk reason=%s", error)
         with contextlib.suppress(TimeoutError):

@@ -80,6 +80,12 @@ class Keeper:
         self._patience = patience or Patience()
         self._relays: dict[str, tuple[Relay, asyncio.Task[None]]] = {}
         self._records = {record.lease: record for record in journal.records()}
+        self._answered_at: int | None = None
+
+    @property
+    def answered_at(self) -> int | None:
+        """When the market last answered, in Unix milliseconds; None: not yet."""
+        return self._answered_at
 
     @property
     def busy(self) -> bool:
@@ -157,10 +163,12 @@ class Keeper:
     async def _leases(self) -> dict[str, LeaseView] | None:
         """The market's list; None: it does not answer."""
         try:
-            return {view.lease: view for view in await self._market.leases()}
+            views = {view.lease: view for view in await self._market.leases()}
         except MarketError as error:
             _log.warning("market-away reason=%s", error)
             return None
+        self._answered_at = self._clock()
+        return views
 
     async def _chip_view(self) -> ChipView | None:
         try:

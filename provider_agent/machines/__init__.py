@@ -1,0 +1,1 @@
+"""Real and emulated virtual machines: what starts them, watches them, and clears up after them."""
