@@ -2,9 +2,13 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
-# A process for each: what one leaves behind in its own is no other's.
-SUITES := architecture trust marketplace scheduler provider_agent client enclave_runtime adversary \
-          demo benchmarks end_to_end docs faults
+# A process for each: what one leaves behind in its own is no other's. Two at a time, a core for each;
+# then those that start whole towns of processes, which want both cores, one after another.
+SUITES := marketplace enclave_runtime client trust tui scheduler provider_agent adversary demo \
+          benchmarks architecture
+TOWNS  := end_to_end docs faults
+# One suite; its output comes whole, when it has ended.
+RUN     = out=$$($(BIN)/pytest $(1) tests/{} $(ARGS) 2>&1); status=$$?; echo "$$out"; exit $$status
 
 .DEFAULT_GOAL := help
 
@@ -17,7 +21,7 @@ help:  ## list the targets
 $(VENV)/.installed: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[client,agent,market,scheduler,enclave,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[client,agent,market,scheduler,enclave,tui,dev]'
 	touch $@
 
 install: $(VENV)/.installed  ## make .venv with everything that the lock file names
@@ -27,10 +31,12 @@ demo: install  ## run the main job: ARGS=--json for one JSON line at the end
 
 test: install  ## all tests but the long matrices, with types and import contracts
 	$(BIN)/lint-imports
-	for suite in $(SUITES); do $(BIN)/pytest -m "not full" tests/$$suite $(ARGS) || exit 1; done
+	printf '%s\n' $(SUITES) | xargs -P 2 -I{} sh -c '$(call RUN,-m "not full")'
+	for suite in $(TOWNS); do $(BIN)/pytest -m "not full" tests/$$suite $(ARGS) || exit 1; done
 
 test-full: install  ## the long matrices too
-	for suite in $(SUITES); do $(BIN)/pytest tests/$$suite $(ARGS) || exit 1; done
+	printf '%s\n' $(SUITES) | xargs -P 2 -I{} sh -c '$(call RUN,)'
+	for suite in $(TOWNS); do $(BIN)/pytest tests/$$suite $(ARGS) || exit 1; done
 
 lint: install  ## ruff: format and rules
 	$(BIN)/ruff format --check .

@@ -23,15 +23,21 @@ def main() -> NoReturn:
     """Entry point."""
     parser = argparse.ArgumentParser(description="a sealed fine-tune, through a host that dies")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    as_json = parser.parse_args().json
+    parser.add_argument("--tui", action="store_true", help="watch it in the buyer's window")
+    arguments = parser.parse_args()
+    as_json = arguments.json
+    if arguments.tui and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        parser.error("--tui wants a terminal")
     signal.signal(signal.SIGTERM, _interrupt)
     display = Display()
     status, report = 1, None
     with Stage() as stage:
-        story = Story(stage, display)
+        window = Window(stage, display)
+        story = Story(stage, display, window.open if arguments.tui else lambda: None)
         try:
             report = story.run()
             status = 0
+            window.wait()
         except StepError as error:
             display.note(f"failed: {error}")
         except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
@@ -54,6 +60,28 @@ def main() -> NoReturn:
         if as_json:
             print(json.dumps(report))
     sys.exit(status)
+
+
+class Window:
+    """The buyer's window over the running demo; what the demo says goes to a file meanwhile."""
+
+    def __init__(self, stage: Stage, display: Display) -> None:
+        self._stage, self._display = stage, display
+        self._process: subprocess.Popen[str] | None = None
+
+    def open(self) -> None:
+        """Give the terminal to `blindhost-tui`, in the buyer's home."""
+        log = self._stage.root / "demo.log"
+        self._display.note(f"the window opens; the demo goes on, and writes to {log}")
+        self._display.write_to(log.open("w", encoding="utf-8"))
+        home = str(self._stage.home("buyer"))
+        self._process = self._stage.in_front("blindhost-tui", "jobs", "--home", home)
+
+    def wait(self) -> None:
+        """Everybody stays until the window is closed; then the terminal is ours again."""
+        if self._process is not None:
+            self._process.wait()
+            self._display.write_to(sys.stderr)
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:

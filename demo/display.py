@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import IO, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -71,6 +71,10 @@ class Display:
         elif time.monotonic() - self._said > QUIET_SECONDS:
             self._said = time.monotonic()
             self.console.print(f"    {text} {done}/{total} {detail}", soft_wrap=True)
+
+    def write_to(self, file: IO[str]) -> None:
+        """From now on as lines into a file: the terminal is somebody else's."""
+        self.console = Console(file=file, highlight=False)
 
     def note(self, text: str) -> None:
         """A line that stays."""

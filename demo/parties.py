@@ -101,6 +101,18 @@ class Stage:
             "TMPDIR": str(self.home("tmp")),
         }
 
+    def in_front(self, *arguments: str) -> subprocess.Popen[str]:
+        """A public command that has the terminal, in our own session; it ends with us."""
+        with _unbroken():
+            process = subprocess.Popen(
+                _resolved(arguments),
+                env=self.environment | {"TERM": os.environ.get("TERM", "")},
+                text=True,
+                preexec_fn=_begin,  # noqa: PLW1509  # the demo has one thread
+            )
+            self._commands.append(process)
+        return process
+
     def command(self, *arguments: str) -> str:
         """Run a public command to its end and return what it printed."""
         with _unbroken():

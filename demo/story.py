@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from demo.blindness import Hit, Searcher, search_all, tensor_bytes
 from demo.chat import Chat
+from demo.display import Display
 from demo.jobs import ASSETS, JOB
 from demo.loopback import SUMMARY
 from demo.opening import HOSTS, read_json
-from demo.parties import StepError, descendants, visible_words
+from demo.parties import Stage, StepError, descendants, visible_words
 from demo.report import Followed, Told, check_report, make_report
 
 JOB_SECONDS: Final = 600.0
@@ -27,10 +28,18 @@ COST_SECONDS: Final = 10.0  # between two looks at what a job has cost: each sta
 class Story(Chat):
     """All seven steps, over one stage."""
 
+    def __init__(
+        self, stage: Stage, display: Display, when_prepared: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(stage, display)
+        self.when_prepared = when_prepared
+        """Called once everything is sealed and published, before the first job."""
+
     def run(self) -> dict[str, Any]:
         """Tell it all; the report, or StepError."""
         started = time.monotonic()
         self.prepare()
+        self.when_prepared()
         with self.display.step(3, "an attested enclave trains; half-way its host is killed"):
             first = self.follow(self.submit(), kill_half_way=True)
         with self.display.step(4, "the job's twin runs undisturbed"):
