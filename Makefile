@@ -3,10 +3,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 # A process for each: what one leaves behind in its own is no other's. Two at a time, a core for each;
-# then those that start whole towns of processes, which want both cores, one after another.
-SUITES := marketplace enclave_runtime client trust tui scheduler provider_agent adversary demo \
-          benchmarks architecture
-TOWNS  := end_to_end docs faults
+# then one after another those that want both cores, or look at what the whole machine has in /tmp.
+SUITES := marketplace client trust tui scheduler provider_agent adversary demo benchmarks \
+          architecture
+TOWNS  := enclave_runtime end_to_end docs faults
 # One suite; its output comes whole, when it has ended.
 RUN     = out=$$($(BIN)/pytest $(1) tests/{} $(ARGS) 2>&1); status=$$?; echo "$$out"; exit $$status
 

@@ -70,11 +70,11 @@ def ago(then: int, now: int) -> str:
 
 
 def clock(at: int, zone: dt.tzinfo) -> str:
-    """A time of day; ``--:--:--`` for one that no calendar has: a market chooses times."""
+    """A time of day; ``no time`` for one that no calendar has: a market chooses times."""
     try:
         return dt.datetime.fromtimestamp(at / 1000, zone).strftime("%H:%M:%S")
     except (OverflowError, OSError, ValueError):
-        return "--:--:--"
+        return "no time"
 
 
 def bytes_in_words(count: int) -> str:

@@ -117,9 +117,9 @@ def _consent(state: State, fact: Consent) -> State:
     while len(consents) > CONSENTS_MAX:  # one that waits for an answer goes last
         goes = min(consents.values(), key=lambda each: (each.mine_to_answer, each.as_of))
         consents.pop(goes.id)
-    return dataclasses.replace(
-        state, consents=consents, asked=_without(state, f"consent {fact.id}")
-    )
+    waits = old is not None and fact.mine_to_answer and fact.answers == old.answers
+    asked = state.asked if waits else _without(state, f"consent {fact.id}")
+    return dataclasses.replace(state, consents=consents, asked=asked)
 
 
 def _release(state: State, fact: ReleaseEntry) -> State:

@@ -106,7 +106,4 @@ def plain(lines: Iterable[Line]) -> list[str]:
 
 def clock(at: int, zone: dt.tzinfo) -> str:
     """A time of day. Others say when something was: a time that no calendar has is said as such."""
-    try:
-        return words_of.clock(at, zone)
-    except (ValueError, OverflowError, OSError):
-        return "no time"
+    return words_of.clock(at, zone)
