@@ -71,6 +71,8 @@ async def draw(name: Name) -> tuple[str, str]:
         act = getattr(importlib.import_module(f"tests.tui.scenes.{screen}"), "act", None)
         if act is not None:
             await act(rig, state)
+        for field in rig.app.screen.query("Input, TextArea"):
+            field.cursor_blink = False  # a picture must not depend on when it was drawn
         await still(rig)
         svg = rig.app.export_screenshot(title="blindhost")
         return svg, "\n".join(line.rstrip() for line in rig.words.splitlines()) + "\n"

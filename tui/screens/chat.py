@@ -38,6 +38,10 @@ class Prompt(TextArea):
         def __repr__(self) -> str:
             return "Sent(…)"
 
+    def on_mount(self) -> None:
+        """A cursor that blinks is traffic, and repaints a window that nobody touches."""
+        self.cursor_blink = False
+
     async def _on_key(self, event: Key) -> None:
         if event.key == "enter":
             event.stop()
