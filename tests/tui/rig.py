@@ -13,7 +13,7 @@ from tui.replay import Replay
 
 NOW = 1_795_000_000_000  # 2026-11-18, a fixed time
 SIZES = ((80, 24), (100, 30), (200, 60))
-LOOKS_MAX = 400
+LOOKS_MAX = 2000
 
 ONLINE = Connection(
     as_of=NOW, link=Link.ONLINE, since=NOW - 60_000, attempt=0, retry_in=None, words=""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import pyte
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
 
 
 class Terminal:
