@@ -134,7 +134,9 @@ class WantQuote(Command):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Submit(Command):
-    """Sign and submit. Answer: SubmitResult. The same id is the same job, however often."""
+    """Sign and submit. Answer: SubmitResult. The same id is the same job, as long as
+    the hub that took it lives.
+    """
 
     draft: JobDraft
 

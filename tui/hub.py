@@ -45,11 +45,13 @@ class Hub:
         home: Path,
         *,
         clock: Clock,
-        gateway: object = None,
+        gateway: Path | None = None,
         poll_seconds: float = BASE_SECONDS,
         backoff: tuple[float, ...] = BACKOFF_SECONDS,
     ) -> None:
-        self.home, self.clock, self._gateway = home, clock, gateway
+        self.home, self.clock = home, clock
+        self.gateway = home if gateway is None else gateway
+        """The home whose gateway the chat uses."""
         self.poll_seconds, self._backoff = poll_seconds, backoff
         self._tell: Callable[[facts.Fact], None] = lambda _fact: None
         self._tasks: dict[str, asyncio.Task[None]] = {}

@@ -228,7 +228,7 @@ class Looking:
     def talk(self) -> Talk:
         """The chat with the home's own gateway."""
         if self._talk is None:
-            self._talk = Talk(self._hub.home, self._hub.arrive, self._hub.clock)
+            self._talk = Talk(self._hub.gateway, self._hub.arrive, self._hub.clock)
         return self._talk
 
     async def _chat(self, _of: str) -> None:

@@ -36,15 +36,12 @@ class Settings:
     """One of `PLOTS`: how the loss is drawn."""
     plain: bool = False
     """No boxes, no braille, no animation."""
-    confirm: bool = True
-    """Ask before anything that can't be taken back. It can't be switched off for money."""
 
 
 SENTENCES: Final = {
     "theme": "how it looks: " + ", ".join(THEMES),
     "plot": "how the loss is drawn: " + ", ".join(PLOTS),
     "plain": "no boxes, no braille, no animation",
-    "confirm": "ask before closing a job; spending and consents always ask",
 }
 
 

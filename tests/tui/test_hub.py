@@ -359,3 +359,10 @@ async def test_a_worker_that_breaks_becomes_a_failure_and_takes_nobody_with_it(
     failure = await desk.window.until(facts.Failure, lambda each: each.where == "look:keys:")
     assert (failure.code, failure.words) == ("error", "ZeroDivisionError")
     assert desk.hub.runs("base")
+
+
+def test_the_chat_goes_to_the_gateway_of_the_home_that_is_named(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    named = Hub(tmp_path, clock=lambda: NOW, gateway=other)
+    assert named.looking.talk._home == other
+    assert Hub(tmp_path, clock=lambda: NOW).looking.talk._home == tmp_path

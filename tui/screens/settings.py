@@ -62,8 +62,7 @@ class SettingsScreen(Window):
         found: list[tuple[str, str, object]] = []
         found += [("theme", each, each) for each in THEMES]
         found += [("plot", each, each) for each in PLOTS]
-        for name in ("plain", "confirm"):
-            found += [(name, "yes", True), (name, "no", False)]
+        found += [("plain", "yes", True), ("plain", "no", False)]
         return found
 
     def _fill(self) -> None:
