@@ -104,7 +104,7 @@ def steps(shared: Shared, now: int) -> tuple[Step, ...]:
     lines = [dataclasses.replace(each, waits=at == turn) for at, each in enumerate(found)]
     return (
         *lines,
-        _step(StepName.LOOK, "Look at offers without any of this", "Offers"),
+        _step(StepName.LOOK, "Look at offers", "Offers"),
         _step(StepName.REHEARSE, "Rehearse on this machine: simulated, free", "How to"),
     )
 
