@@ -21,14 +21,13 @@ from client.release_log import read_entries
 from marketplace.wire import OfferView
 from trust.custody import lineage_kind
 from trust.errors import BlindhostError, EvidenceError, EvidenceSignatureError, RefusedError
-from trust.evidence.claims import Platform
 from trust.identity import verify_signed
 from trust.jobs import JobManifest, UsePolicy
 from trust.messages import EvidenceBundle, Statement
 from trust.release_checks import KINDS, check_launch
 from trust.release_state import Holdings, LogEntry, Released, SeatName
-from trust.verifier.appraisal import verify_evidence
-from trust.verifier.policy import AppraisalPolicy, Presence
+from trust.verifier.appraisal import Evidence, Expected, verify_evidence
+from trust.verifier.policy import AppraisalPolicy
 from trust.verifier.results import AttestationResult, CheckLine, Verdict, line
 from trust.verifier.roots import RootKind
 
@@ -243,12 +242,9 @@ def _verify(
 ) -> tuple[AttestationResult | None, tuple[CheckLine, ...]]:
     try:
         result = verify_evidence(
-            bundle.platform,
-            bundle.report,
-            [(each.kind, each.content) for each in bundle.endorsements],
+            Evidence.of(bundle),
             policy,
-            expected_report_data=statement.report_data,
-            expected_host_data=statement.launch,
+            Expected.of(statement),
             now=dt.datetime.fromtimestamp(now / 1000, dt.UTC),
         )
     except EvidenceSignatureError as error:
@@ -369,14 +365,11 @@ def preview_offer(holdings: Holdings, offer: OfferView, now: int) -> Preview:
 def _preview_policy(policy: AppraisalPolicy, offer: OfferView, now: int) -> tuple[str, str]:
     """The check that refuses, and why; two empty texts: none that an offer shows."""
     platform = offer.draft.platform
-    known = [each.value for each in Platform]
+    known = [each.value for each in policy.platforms]
     if platform not in known:
-        return "platform", f"platform {platform}, and only {' or '.join(known)} can be appraised"
+        return "platform", f"platform {platform}, and the policy allows {' or '.join(known)} alone"
     if policy.expires_at is not None and policy.expires_at <= now:
         return "time", "the policy has expired"
-    for check, presence in (("gpu", policy.gpu), ("facility", policy.facility)):
-        if presence is Presence.DEMANDED:
-            return check, f"the policy demands {check} evidence, which cannot be appraised yet"
     return "", ""
 
 

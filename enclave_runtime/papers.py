@@ -79,6 +79,7 @@ class Papers:
             launch=self._launch.encode(),
             platform=platform,
             report=report,
+            gpu=None,
             endorsements=self._brief.endorsements,
         ).encode()
 

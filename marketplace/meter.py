@@ -28,7 +28,7 @@ from trust.messages import (
     Statement,
     lease_address,
 )
-from trust.verifier.appraisal import verify_evidence
+from trust.verifier.appraisal import Evidence, Expected, verify_evidence
 from trust.verifier.policy import AppraisalPolicy
 from trust.verifier.results import AttestationResult
 
@@ -160,12 +160,9 @@ def verify_request(
     if found != wanted:  # (5)
         raise RefusedError("wrong-seat", "the statement names another seat than the lease has")
     result = verify_evidence(  # (6)
-        bundle.platform,
-        bundle.report,
-        [(each.kind, each.content) for each in bundle.endorsements],
+        Evidence.of(bundle),
         policy,
-        expected_report_data=statement.report_data,
-        expected_host_data=launch.digest,
+        Expected.of(statement),
         now=_moment(now),
     )
     result.require()

@@ -42,6 +42,12 @@ from trust.jobs import RANKS_MAX, ComputeClass, HpkeKey, LeaseId, Version
 
 ATTACHMENT_BYTES_MAX: Final = 1 << 16  # a signed manifest has about 2 KiB, a job manifest 8
 REPORT_BYTES_MAX: Final = 1 << 14
+ENDORSEMENTS_MAX: Final = 64  # seven of Intel's; of each GPU four OCSP responses, two RIMs
+ENDORSEMENT_BYTES_MAX: Final = 1 << 19  # a RIM has some 30 KiB; the verifier takes no longer one
+GPU_DEVICES_MAX: Final = 16  # eight GPUs and four switches in the largest machine
+GPU_REPORT_BYTES_MAX: Final = 1 << 14
+GPU_CHAIN_BYTES_MAX: Final = 1 << 15
+GPU_EVIDENCE_BYTES_MAX: Final = 1 << 19
 SCOPES_MAX: Final = 32
 ARTIFACTS_MAX: Final = 16
 
@@ -118,12 +124,45 @@ class Statement(Document):
         return digest(label_bytes("gpu-nonce") + self.nonce + blank.digest)
 
 
+class GpuDeviceKind(enum.StrEnum):
+    """What an NVIDIA device is."""
+
+    GPU = "gpu"
+    SWITCH = "switch"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class GpuDevice(Struct):
+    """What one device said for one nonce, as it came from the driver: not yet believed."""
+
+    kind: GpuDeviceKind
+    report: Annotated[bytes, Size(least=1, most=GPU_REPORT_BYTES_MAX)]
+    """SPDM: the request of GET_MEASUREMENTS (37 bytes), and the response with its signature."""
+    chain: Annotated[bytes, Size(least=1, most=GPU_CHAIN_BYTES_MAX)]
+    """Its certificates in PEM, its own first, the root last."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class GpuEvidence(Document):
+    """Evidence of all GPUs of one enclave, over `Statement.gpu_nonce`; its digest is stated."""
+
+    LABEL: ClassVar[str] = "gpu-evidence"
+
+    devices: Annotated[tuple[GpuDevice, ...], Size(least=1, most=GPU_DEVICES_MAX)]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Endorsement(Struct):
-    """A vendor's certificate or revocation list, carried by the host, believed by its signature."""
+    """A vendor's certificate, list or reference value, carried by the host.
+
+    Believed by the vendor's signature. `docs/spec/evidence.md` lists the kinds.
+    """
 
     kind: Name
-    content: Annotated[bytes, Size(least=1, most=1 << 18)]
+    content: Annotated[bytes, Size(least=1, most=ENDORSEMENT_BYTES_MAX)]
+
+
+Endorsements = Annotated[tuple[Endorsement, ...], Size(least=0, most=ENDORSEMENTS_MAX)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +177,9 @@ class EvidenceBundle(Document):
     """Bytes of a `LaunchDocument`."""
     platform: Name
     report: Annotated[bytes, Size(least=1, most=REPORT_BYTES_MAX)]
-    endorsements: Annotated[tuple[Endorsement, ...], Size(least=0, most=8)]
+    gpu: Annotated[bytes, Size(least=1, most=GPU_EVIDENCE_BYTES_MAX)] | None
+    """Bytes of a `GpuEvidence`; None: the enclave shows no GPU."""
+    endorsements: Endorsements
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -655,7 +696,7 @@ class Briefing(Document):
     """Signed manifests of the inputs, in the job's order."""
     checkpoints: Attachments
     """Signed manifests of checkpoints of this job that the agent knows of."""
-    endorsements: Annotated[tuple[Endorsement, ...], Size(least=0, most=8)]
+    endorsements: Endorsements
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

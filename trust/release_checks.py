@@ -34,7 +34,7 @@ from trust.jobs import (
 )
 from trust.messages import EvidenceBundle, Purpose, Statement
 from trust.release_state import Memory, Standing, State
-from trust.verifier.appraisal import verify_evidence
+from trust.verifier.appraisal import Evidence, Expected, verify_evidence
 from trust.verifier.policy import AppraisalPolicy
 from trust.verifier.results import AttestationResult
 from trust.verifier.roots import RootKind
@@ -349,12 +349,9 @@ def appraise(
     """
     try:
         result = verify_evidence(
-            bundle.platform,
-            bundle.report,
-            [(each.kind, each.content) for each in bundle.endorsements],
+            Evidence.of(bundle),
             policy,
-            expected_report_data=statement.report_data,
-            expected_host_data=statement.launch,
+            Expected.of(statement),
             now=dt.datetime.fromtimestamp(now / 1000, dt.UTC),
         )
     except EvidenceSignatureError as error:

@@ -65,7 +65,7 @@ from trust.messages import (
     parse_message,
     signed_label,
 )
-from trust.verifier.appraisal import verify_evidence
+from trust.verifier.appraisal import Evidence, Expected, verify_evidence
 from trust.verifier.policy import AppraisalPolicy, simulated_policy
 from trust.verifier.results import AttestationResult
 
@@ -364,12 +364,9 @@ class _Talk:
 
     def _verify(self, bundle: EvidenceBundle, statement: Statement) -> AttestationResult:
         return verify_evidence(
-            bundle.platform,
-            bundle.report,
-            [(each.kind, each.content) for each in bundle.endorsements],
+            Evidence.of(bundle),
             self._policy,
-            expected_report_data=statement.report_data,
-            expected_host_data=self._job.launch.digest,
+            Expected.of(statement),
             now=self._bench.now,
         )
 

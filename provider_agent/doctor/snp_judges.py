@@ -15,8 +15,8 @@ from trust.errors import BlindhostError
 from trust.evidence.claims import Product, Tcb
 from trust.evidence.snp import parse_tcb
 from trust.verifier.endorsements import certified_tcb, parse_snp_endorsements
-from trust.verifier.policy import GENOA_FLOOR, TURIN_FLOOR
 from trust.verifier.roots import VENDOR_ROOTS
+from trust.verifier.snp_policy import GENOA_FLOOR, TURIN_FLOOR
 
 SYSCFG: Final = 0xC001_0010
 RMP_BASE: Final = 0xC001_0132

@@ -412,6 +412,7 @@ class FakeEnclave:
             launch=self.launch().encode(),
             platform="sev-snp",
             report=report,
+            gpu=None,
             endorsements=tuple(
                 Endorsement(kind=kind, content=content)
                 for kind, content in self.chip.endorsements()

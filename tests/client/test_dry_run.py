@@ -27,7 +27,7 @@ from tests.trust import release_world as rw
 from trust.errors import EncodingError, SignatureError
 from trust.jobs import UsePolicy
 from trust.messages import EvidenceBundle, Refused
-from trust.verifier.policy import Presence, simulated_policy
+from trust.verifier.policy import simulated_policy
 
 DAY = 24 * rw.HOUR
 
@@ -113,16 +113,18 @@ async def test_evidence_with_a_changed_report_fails_at_its_signature(stage: Stag
     assert found.image is None
 
 
-async def test_a_check_that_a_policy_demands_and_nobody_can_make_fails(stage: Stage) -> None:
+async def test_a_policy_that_has_run_out_fails_and_says_what_nobody_looked_at(
+    stage: Stage,
+) -> None:
     answer = await stage.ask("buyer", rw.Enclave(), measurement=bytes(48))
     assert isinstance(answer, Refused)
     demanding = dataclasses.replace(
-        simulated_policy(rw.root().fingerprint, [bytes(48)]), gpu=Presence.DEMANDED
+        simulated_policy(rw.root().fingerprint, [bytes(48)]), expires_at=1
     )
     stage.custody["buyer"].home.keep_appraisal(demanding)
     found = {each.policy: each for each in again(stage)}
     lines = {each.id: each.outcome for each in found[demanding.digest].lines}
-    assert lines["gpu"] is Outcome.FAILED
+    assert lines["time"] is Outcome.FAILED
     assert lines["facility"] is Outcome.NOT_CHECKED
 
 

@@ -70,7 +70,8 @@ chip.sendall(statement.report_data)
 assert exactly(chip, 5)[0] == 0
 report = exactly(chip, 1184)
 send(MeterRequest(evidence=EvidenceBundle(statement=statement.encode(), launch=launch.encode(),
-    platform="sev-snp", report=report, endorsements=briefing.endorsements).encode()).encode())
+    platform="sev-snp", report=report, gpu=None,
+    endorsements=briefing.endorsements).encode()).encode())
 assert isinstance(take()[1], Metered)
 content = b"sealed checkpoint" * 1000
 store.sendall(b"\\x02" + digest(content) + len(content).to_bytes(4, "big") + content)

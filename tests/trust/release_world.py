@@ -344,6 +344,7 @@ class World:
             launch=launch,
             platform="sev-snp",
             report=report,
+            gpu=None,
             endorsements=tuple(
                 Endorsement(kind=kind, content=content) for kind, content in a_chip.endorsements()
             ),

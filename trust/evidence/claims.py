@@ -16,6 +16,7 @@ class Platform(enum.Enum):
     """A kind of confidential CPU, by its name on the wire."""
 
     SEV_SNP = "sev-snp"
+    TDX = "tdx"
 
 
 class Product(enum.Enum):
@@ -108,7 +109,7 @@ class PlatformInfo:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Claims:
+class SnpClaims:
     """What one CPU's evidence says about its machine and its guest."""
 
     platform: Platform
@@ -125,6 +126,10 @@ class Claims:
     """HOST_DATA, 32 bytes: what the host gave at launch."""
     report_data: bytes
     """REPORT_DATA, 64 bytes: what the guest asked to have signed."""
+    id_key_digest: bytes
+    """SHA-384 of the key that signed the ID block; zeros if there is none."""
+    author_key_digest: bytes
+    """SHA-384 of the key that signed the ID key; zeros if there is none."""
     report_id_ma: bytes
     """Report id of the migration agent, 32 bytes; all ones if there is none."""
     vmpl: int

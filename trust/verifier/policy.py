@@ -1,117 +1,36 @@
 """Appraisal policies: what a relying party demands of evidence, as a document with a digest.
 
-Rules (docs/spec/evidence-snp.md §4):
+Rules (docs/spec/evidence.md §4):
 - A policy names vendor roots or simulated roots, never both: one that mixes them does not load.
-- A product is allowed by standing in `products`, with its floors: none is allowed without floors.
-- A debug guest and one that a migration agent may export are refused by every policy: there is no
-  field that would allow them.
-- `Demand.ANY` is a word of its own, and its line in the result says *not demanded*.
+- A platform is allowed by standing in the policy with its demands, and only with the roots that
+  those demands stand on; a root that nothing in the policy stands on does not load either.
+- `None` for GPUs or for a facility is *not demanded*, and the result says so in these words.
 - No constructor here takes evidence from a simulated chip unless its root is named to it.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
-from trust.encoding import Document, Range, Size, Struct, Text, Uint32, UnixMilliseconds
+from trust.encoding import Document, Range, Size, Uint32, UnixMilliseconds
 from trust.errors import PolicyError
-from trust.evidence.claims import FirmwareVersion, Product, Tcb
-from trust.verifier.roots import PinnedRoot, RootKind, vendor_root
+from trust.evidence.claims import Platform, Product
+from trust.verifier.roots import Anchor, PinnedRoot, RootKind, amd_root
+from trust.verifier.snp_policy import (
+    GENOA_FLOOR,
+    TURIN_FLOOR,
+    SnpDemands,
+    require_distinct,
+    snp_demands,
+)
 
 MEASUREMENT_BYTES: Final = 48
 MEASUREMENTS_MAX: Final = 256  # releases of one image that a custodian still honours
-ROOTS_MAX: Final = 16  # three products of one vendor, and room for laptops in a test
-CSP_IDS_MAX: Final = 16
+ROOTS_MAX: Final = 64  # six vendors' roots; laptops have three each, and a test has several
 
-Byte = Annotated[int, Range(least=0, most=255)]
 Measurement = Annotated[bytes, Size(least=MEASUREMENT_BYTES, most=MEASUREMENT_BYTES)]
-
-
-class Demand(enum.Enum):
-    """What a policy says of one bit."""
-
-    SET = "set"
-    CLEAR = "clear"
-    ANY = "not demanded"
-
-
-class Presence(enum.Enum):
-    """Whether a policy demands a further kind of evidence."""
-
-    NOT_DEMANDED = "not demanded"
-    DEMANDED = "demanded"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProductFloor(Struct):
-    """A product that is allowed, and the least that its firmware must be."""
-
-    product: Product
-    fmc: Byte
-    """Turin alone; 0 elsewhere."""
-    boot_loader: Byte
-    tee: Byte
-    snp: Byte
-    microcode: Byte
-    """Compared as a number. Models of one product count apart: a floor is for one of them."""
-    firmware_major: Byte
-    firmware_minor: Byte
-    firmware_build: Byte
-
-    def _check(self) -> None:
-        """A component that the product does not have has no floor."""
-        if self.fmc and self.product is not Product.TURIN:
-            raise PolicyError(f"{self.product.value} has no fmc: floor {self.fmc}, wanted 0")
-
-    @property
-    def tcb(self) -> Tcb:
-        """The floor under REPORTED, COMMITTED and LAUNCH_TCB."""
-        return Tcb(
-            fmc=self.fmc,
-            boot_loader=self.boot_loader,
-            tee=self.tee,
-            snp=self.snp,
-            microcode=self.microcode,
-        )
-
-    @property
-    def firmware(self) -> FirmwareVersion:
-        """The floor under the committed version of the firmware."""
-        return FirmwareVersion(
-            major=self.firmware_major, minor=self.firmware_minor, build=self.firmware_build
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GuestDemands(Struct):
-    """What POLICY must say beside DEBUG and MIGRATE_MA, which are clear in every policy."""
-
-    abi_major: Byte
-    """The least ABI version that the guest's own policy demands of its firmware."""
-    abi_minor: Byte
-    smt: Demand
-    single_socket: Demand
-    cxl_allow: Demand
-    mem_aes_256_xts: Demand
-    rapl_dis: Demand
-    ciphertext_hiding: Demand
-    page_swap_disable: Demand
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlatformDemands(Struct):
-    """What PLATFORM_INFO must say; its bits that we do not know are shown and not judged."""
-
-    smt: Demand
-    tsme: Demand
-    ecc: Demand
-    rapl_dis: Demand
-    ciphertext_hiding: Demand
-    alias_check_complete: Demand
-    sev_tio: Demand
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,99 +45,45 @@ class AppraisalPolicy(Document):
     expires_at: UnixMilliseconds | None
     """Refuses everything from then on; None: its author answers for its age."""
     roots: Annotated[tuple[PinnedRoot, ...], Size(least=1, most=ROOTS_MAX)]
-    products: Annotated[tuple[ProductFloor, ...], Size(least=1, most=len(Product))]
-    report_version_least: Annotated[int, Range(least=2, most=5)]
-    """Below 3 a report does not name its processor."""
-    vlek_csp_ids: Annotated[tuple[Text, ...], Size(least=0, most=CSP_IDS_MAX)]
-    """Providers whose VLEK is accepted; empty: a chip's own key alone."""
-    mitigations: Annotated[
-        tuple[Annotated[int, Range(least=0, most=63)], ...], Size(least=0, most=64)
-    ]
-    """Bits that must be set in LAUNCH_ and CURRENT_MIT_VECTOR."""
-    guest: GuestDemands
-    platform: PlatformDemands
-    vmpl: Annotated[int, Range(least=0, most=3)]
-    measurements: Annotated[tuple[Measurement, ...], Size(least=1, most=MEASUREMENTS_MAX)]
-    """Launch measurements that are good; any other is refused."""
-    gpu: Presence
-    facility: Presence
+    snp: SnpDemands | None
+    """None: no evidence of an SEV-SNP guest is accepted."""
+    measurements: Annotated[tuple[Measurement, ...], Size(least=0, most=MEASUREMENTS_MAX)]
+    """Images that are good, pinned by the policy's own author; any other is refused."""
 
     def _check(self) -> None:
         """Rules between fields. Raises PolicyError."""
         kinds = {root.kind for root in self.roots}
         if len(kinds) != 1:
             raise PolicyError("a policy names vendor roots or simulated roots, never both")
-        _require_distinct("root", [root.fingerprint.hex() for root in self.roots])
-        _require_distinct("product", [floor.product.value for floor in self.products])
-        _require_distinct("measurement", [each.hex() for each in self.measurements])
-        _require_distinct("provider", list(self.vlek_csp_ids))
-        _require_distinct("mitigation", [str(each) for each in self.mitigations])
-        allowed = {floor.product for floor in self.products}
-        pinned = {root.product for root in self.roots}
-        if allowed != pinned:
+        require_distinct("root", [root.fingerprint.hex() for root in self.roots])
+        require_distinct("measurement", [each.hex() for each in self.measurements])
+        if self.snp is None:
+            raise PolicyError("a policy allows no platform")
+        if not self.measurements:
+            raise PolicyError("a policy allows no image")
+        stood_on, pinned = self._anchors(), {root.anchor for root in self.roots}
+        if stood_on != pinned:
             raise PolicyError(
-                f"products with floors {_names(allowed)}, with roots {_names(pinned)}: "
+                f"what it demands stands on {_names(stood_on)}, and it pins {_names(pinned)}: "
                 "wanted the same"
             )
+
+    def _anchors(self) -> set[Anchor]:
+        """What the demands of this policy stand on."""
+        anchors: set[Anchor] = set()
+        if self.snp is not None:
+            anchors |= {Anchor(floor.product.value) for floor in self.snp.products}
+        return anchors
+
+    @property
+    def platforms(self) -> tuple[Platform, ...]:
+        """The kinds of CPU that it allows."""
+        return () if self.snp is None else (Platform.SEV_SNP,)
 
     @property
     def kind(self) -> RootKind:
         """Real or simulated: that of all its roots. What it releases is of the same kind."""
         return self.roots[0].kind
-
-    def floor_of(self, product: Product) -> ProductFloor | None:
-        """The floors of `product`; None if it is not allowed."""
-        return next((floor for floor in self.products if floor.product is product), None)
-
-
-# Floors as of 2026-11. SNP 27 on Genoa and 4 on Turin hold the fix of CVE-2025-48514 (AMD-SB-3023;
-# the numbers are Linux's, drivers/crypto/ccp/sev-dev.c), and with it the older ones of BadRAM
-# (AMD-SB-3015) and EntrySign (AMD-SB-3019). Boot loader, microcode and firmware are what a real
-# report with these shows, or an upstream policy demands. Bergamo, Siena and Genoa-X may count lower
-# microcode for the same fixes: this floor refuses them, and who rents them writes one of their own.
-GENOA_FLOOR: Final = ProductFloor(
-    product=Product.GENOA,
-    fmc=0,
-    boot_loader=10,
-    tee=0,
-    snp=27,
-    microcode=88,
-    firmware_major=1,
-    firmware_minor=55,
-    firmware_build=49,
-)
-TURIN_FLOOR: Final = ProductFloor(
-    product=Product.TURIN,
-    fmc=0,
-    boot_loader=1,
-    tee=0,
-    snp=4,
-    microcode=71,
-    firmware_major=1,
-    firmware_minor=55,
-    firmware_build=65,
-)
-
-_GUEST: Final = GuestDemands(
-    abi_major=0,
-    abi_minor=0,
-    smt=Demand.ANY,  # side channels of the processor are among what we do not protect
-    single_socket=Demand.ANY,
-    cxl_allow=Demand.CLEAR,  # nobody here needs memory on a bus that leaves the machine
-    mem_aes_256_xts=Demand.ANY,
-    rapl_dis=Demand.ANY,
-    ciphertext_hiding=Demand.ANY,
-    page_swap_disable=Demand.ANY,
-)
-_PLATFORM: Final = PlatformDemands(
-    smt=Demand.ANY,
-    tsme=Demand.ANY,
-    ecc=Demand.ANY,
-    rapl_dis=Demand.ANY,
-    ciphertext_hiding=Demand.ANY,
-    alias_check_complete=Demand.SET,  # BadRAM: aliased memory lets a host replay a guest's pages
-    sev_tio=Demand.ANY,
-)
 
 
 def production(measurements: Sequence[bytes]) -> AppraisalPolicy:
@@ -227,8 +92,8 @@ def production(measurements: Sequence[bytes]) -> AppraisalPolicy:
     Milan is not in it: its root seed can be read out by software alone (arXiv 2605.12990).
     """
     return _shipped(
-        (vendor_root(Product.GENOA), vendor_root(Product.TURIN)),
-        (GENOA_FLOOR, TURIN_FLOOR),
+        (amd_root(Product.GENOA), amd_root(Product.TURIN)),
+        snp_demands(GENOA_FLOOR, TURIN_FLOOR),
         measurements,
     )
 
@@ -242,39 +107,24 @@ def simulated_policy(
     makes a root of its own, so a policy for several names `further_roots`.
     """
     roots = tuple(
-        PinnedRoot(kind=RootKind.SIMULATED, product=Product.GENOA, fingerprint=fingerprint)
+        PinnedRoot(kind=RootKind.SIMULATED, anchor=Anchor.GENOA, fingerprint=fingerprint)
         for fingerprint in (root_fingerprint, *further_roots)
     )
-    return _shipped(roots, (GENOA_FLOOR,), measurements)
+    return _shipped(roots, snp_demands(GENOA_FLOOR), measurements)
 
 
 def _shipped(
-    roots: tuple[PinnedRoot, ...],
-    products: tuple[ProductFloor, ...],
-    measurements: Sequence[bytes],
+    roots: tuple[PinnedRoot, ...], snp: SnpDemands, measurements: Sequence[bytes]
 ) -> AppraisalPolicy:
     return AppraisalPolicy(
         version=1,
         number=1,
         expires_at=None,
         roots=roots,
-        products=products,
-        report_version_least=3,
-        vlek_csp_ids=(),
-        mitigations=(),
-        guest=_GUEST,
-        platform=_PLATFORM,
-        vmpl=0,
+        snp=snp,
         measurements=tuple(measurements),
-        gpu=Presence.NOT_DEMANDED,
-        facility=Presence.NOT_DEMANDED,
     )
 
 
-def _require_distinct(what: str, values: list[str]) -> None:
-    if len(set(values)) != len(values):
-        raise PolicyError(f"a policy names a {what} twice")
-
-
-def _names(products: set[Product]) -> str:
-    return ", ".join(sorted(product.value for product in products))
+def _names(anchors: set[Anchor]) -> str:
+    return ", ".join(sorted(anchor.value for anchor in anchors)) or "nothing"

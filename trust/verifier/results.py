@@ -17,7 +17,7 @@ from typing import Final, cast
 
 from trust.encoding import Json, base64url, canonical_json, digest, label_bytes
 from trust.errors import RefusedError
-from trust.evidence.claims import Claims, Platform, Product
+from trust.evidence.claims import Platform, SnpClaims
 from trust.verifier.roots import PinnedRoot, RootKind
 
 _SEAL: Final = object()
@@ -67,7 +67,7 @@ class Collateral:
 class VerifiedEvidence:
     """Claims whose signature and chain hold under a pinned root. No policy has looked at them."""
 
-    claims: Claims
+    claims: SnpClaims
     root: PinnedRoot
     collateral: tuple[Collateral, ...]
     checks: tuple[CheckLine, ...]
@@ -87,7 +87,8 @@ class AttestationResult:
 
     platform: Platform
     kind: RootKind
-    product: Product
+    product: str
+    """The line of processors, in its vendor's words."""
     chip_id: bytes | None
     """64 bytes; None if the evidence names no chip."""
     measurement: bytes
@@ -122,7 +123,7 @@ class AttestationResult:
         value = {
             "platform": self.platform.value,
             "kind": self.kind.value,
-            "product": self.product.value,
+            "product": self.product,
             "chip_id": None if self.chip_id is None else base64url(self.chip_id),
             "measurement": base64url(self.measurement),
             "policy": base64url(self.policy),

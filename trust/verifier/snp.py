@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from trust.errors import EvidenceFormatError, EvidenceSignatureError
-from trust.evidence.claims import Claims, Platform, Product, SigningKey
+from trust.evidence.claims import Platform, Product, SigningKey, SnpClaims
 from trust.evidence.snp import (
     ECDSA_P384_SHA384,
     SIGNING_KEY_VCEK,
@@ -32,7 +33,6 @@ from trust.evidence.snp import (
     parse_tcb,
     product_of_cpuid,
 )
-from trust.verifier.certificates import Certificate
 from trust.verifier.endorsements import (
     COMMON_NAMES,
     ISSUER_PREFIXES,
@@ -45,8 +45,22 @@ from trust.verifier.endorsements import (
     role_of_issuer,
 )
 from trust.verifier.results import _SEAL, CheckLine, VerifiedEvidence, line
-from trust.verifier.roots import PinnedRoot
+from trust.verifier.roots import PinnedRoot, find_root
 
+# Which of the checks of the field's list (docs/evidence-checks.md) each line is.
+CHECK_NUMBERS: Final = MappingProxyType(
+    {
+        "report-format": 1,
+        "signing-key": 2,
+        "report-signature": 3,
+        "chain": 4,
+        "validity": 5,
+        "revocation": 6,
+        "product": 7,
+        "chip-id": 8,
+        "certificate-tcb": 9,
+    }
+)
 _SIGNING_KEYS: Final = {SIGNING_KEY_VCEK: SigningKey.VCEK, SIGNING_KEY_VLEK: SigningKey.VLEK}
 
 
@@ -75,9 +89,14 @@ def verify_snp(
     for number, check in enumerate(checks, start=1):
         if not check.passed:
             raise EvidenceSignatureError(f"SNP check {number}, {check}")
-    root = _pinned(endorsements.root, roots)
+    root = find_root(roots, endorsements.root.fingerprint)
     revocations = endorsements.revocations
-    if root is None or revocations is None or revocations.next_update is None:
+    if (
+        root is None
+        or root.product is None
+        or revocations is None
+        or revocations.next_update is None
+    ):
         raise AssertionError("checks 4 and 6 hold, and one of them cannot")
     chain = (endorsements.endorsement_key, endorsements.issuer, endorsements.root)
     return VerifiedEvidence(
@@ -104,10 +123,10 @@ def check_snp(
     return tuple(check(subject) for check in _CHECKS)
 
 
-def claims_of(report: SnpReport, endorsements: SnpEndorsements, product: Product) -> Claims:
+def claims_of(report: SnpReport, endorsements: SnpEndorsements, product: Product) -> SnpClaims:
     """What the report says, as `product` lays it out. Raises EvidenceFormatError."""
     names_chip = endorsements.kind is SigningKey.VCEK
-    return Claims(
+    return SnpClaims(
         platform=Platform.SEV_SNP,
         product=product,
         report_version=report.version,
@@ -117,6 +136,8 @@ def claims_of(report: SnpReport, endorsements: SnpEndorsements, product: Product
         measurement=report.measurement,
         host_data=report.host_data,
         report_data=report.report_data,
+        id_key_digest=report.id_key_digest,
+        author_key_digest=report.author_key_digest,
         report_id_ma=report.report_id_ma,
         vmpl=report.vmpl,
         guest_svn=report.guest_svn,
@@ -191,11 +212,11 @@ def _check_chain(subject: _Subject) -> CheckLine:
         return line("chain", found, wanted, good=False)
 
     # (4a) The pin: over every byte, so the root's signature of itself adds nothing.
-    pinned = _pinned(root, subject.roots)
+    pinned = find_root(subject.roots, root.fingerprint)
     if pinned is None:
         return refuse(f"{root.common_name[:64]} {root.fingerprint.hex()}")
     if product_of_root(root) is not pinned.product:
-        return refuse(f"{root.common_name[:64]}, which is pinned for {pinned.product.value}")
+        return refuse(f"{root.common_name[:64]}, which is pinned for {pinned.anchor.value}")
     # (4b) The issuer: named by the root, an authority, signed by the root.
     if issuer.issuer != root.subject or not root.may_sign_certificates():
         return refuse(f"an issuer that names {issuer.issuer_common_name[:64]} above it")
@@ -312,11 +333,6 @@ _CHECKS: Final[tuple[Callable[[_Subject], CheckLine], ...]] = (
     _check_chip_id,
     _check_certificate_tcb,
 )
-
-
-def _pinned(root: Certificate, roots: tuple[PinnedRoot, ...]) -> PinnedRoot | None:
-    matching = [each for each in roots if each.fingerprint == root.fingerprint]
-    return matching[0] if len(matching) == 1 else None
 
 
 def _named(roots: tuple[PinnedRoot, ...]) -> str:

@@ -406,6 +406,7 @@ class Enclave:
             launch=launch.encode(),
             platform="sev-snp",
             report=report,
+            gpu=None,
             endorsements=tuple(
                 Endorsement(kind=kind, content=content) for kind, content in by.endorsements()
             ),

@@ -73,6 +73,7 @@ for verifier, purpose in ((job.signer, Purpose.RELEASE), (launch.market, Purpose
     report = chip.recv(1184, socket.MSG_WAITALL)
     bundle = dict(
         statement=statement.encode(), launch=launch_bytes, platform="sev-snp", report=report,
+        gpu=None,
         endorsements=briefing.endorsements,
     )
     #BUNDLE

@@ -110,6 +110,7 @@ class Door:
             launch=launch.encode(),
             platform="sev-snp",
             report=report,
+            gpu=None,
             endorsements=self.endorsements,
         ).encode()
         documents = self.job.documents

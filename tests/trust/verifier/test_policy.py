@@ -7,22 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.trust.verifier.vendor import MEASUREMENT, policy
+from tests.trust.verifier.vendor import MEASUREMENT, changed, policy
 from trust.encoding import canonical_json, label_bytes, parse_json
 from trust.errors import DocumentError, EncodingError, PolicyError
 from trust.evidence.claims import Product
-from trust.verifier.policy import (
-    GENOA_FLOOR,
-    TURIN_FLOOR,
-    AppraisalPolicy,
-    Demand,
-    Presence,
-    production,
-    simulated_policy,
-)
-from trust.verifier.roots import VENDOR_ROOTS, PinnedRoot, RootKind, vendor_root
+from trust.verifier.policy import AppraisalPolicy, production, simulated_policy
+from trust.verifier.roots import Anchor, PinnedRoot, RootKind, amd_root
+from trust.verifier.snp_policy import GENOA_FLOOR, TURIN_FLOOR, Demand, SnpDemands
 
-SIMULATED = PinnedRoot(kind=RootKind.SIMULATED, product=Product.GENOA, fingerprint=bytes(32))
+SIMULATED = PinnedRoot(kind=RootKind.SIMULATED, anchor=Anchor.GENOA, fingerprint=bytes(32))
 LABEL = label_bytes("appraisal-policy")
 
 
@@ -30,15 +23,25 @@ def loaded(**changes: Any) -> AppraisalPolicy:
     """Change the JSON of a good policy, as somebody with an editor would, and load it."""
     value = parse_json(policy().encode()[len(LABEL) :])
     assert isinstance(value, dict)
-    return AppraisalPolicy.parse(LABEL + canonical_json({**value, **changes}))
+    snp = value["snp"]
+    assert isinstance(snp, dict)
+    own = {name: changes.pop(name) for name in set(changes) & set(value)}
+    return AppraisalPolicy.parse(
+        LABEL + canonical_json({**value, "snp": {**snp, **changes}, **own})
+    )
+
+
+def demands(made: AppraisalPolicy) -> SnpDemands:
+    assert made.snp is not None
+    return made.snp
 
 
 def test_a_policy_that_mixes_vendor_and_simulated_roots_does_not_load() -> None:
-    mixed = [vendor_root(Product.GENOA).to_json(), SIMULATED.to_json()]
+    mixed = [amd_root(Product.GENOA).to_json(), SIMULATED.to_json()]
     with pytest.raises(PolicyError, match="never both"):
         loaded(roots=mixed)
     with pytest.raises(PolicyError, match="never both"):
-        policy(roots=(vendor_root(Product.GENOA), SIMULATED))
+        policy(roots=(amd_root(Product.GENOA), SIMULATED))
 
 
 def test_a_root_that_is_no_vendors_is_never_called_real() -> None:
@@ -46,7 +49,7 @@ def test_a_root_that_is_no_vendors_is_never_called_real() -> None:
         loaded(roots=[{**SIMULATED.to_json(), "kind": "real"}])
     with pytest.raises(DocumentError, match="not the vendor's"):
         PinnedRoot(
-            kind=RootKind.REAL, product=Product.GENOA, fingerprint=VENDOR_ROOTS[Product.MILAN]
+            kind=RootKind.REAL, anchor=Anchor.GENOA, fingerprint=amd_root(Product.MILAN).fingerprint
         )
 
 
@@ -55,8 +58,8 @@ def test_a_vendors_root_is_never_called_simulated() -> None:
         with pytest.raises(DocumentError, match="is a vendor's"):
             PinnedRoot(
                 kind=RootKind.SIMULATED,
-                product=Product.GENOA,
-                fingerprint=VENDOR_ROOTS[product],
+                anchor=Anchor.GENOA,
+                fingerprint=amd_root(product).fingerprint,
             )
 
 
@@ -68,7 +71,7 @@ def test_a_policy_without_roots_products_or_measurements_does_not_load() -> None
 
 def test_a_product_with_a_root_and_without_floors_does_not_load() -> None:
     with pytest.raises(PolicyError, match="wanted the same"):
-        policy(roots=(vendor_root(Product.GENOA), vendor_root(Product.TURIN)))
+        policy(roots=(amd_root(Product.GENOA), amd_root(Product.TURIN)))
     with pytest.raises(PolicyError, match="wanted the same"):
         policy(products=(GENOA_FLOOR, TURIN_FLOOR))
 
@@ -97,7 +100,6 @@ def test_a_policy_that_says_one_thing_twice_does_not_load(field: str, value: Any
         ("report_version_least", 1),
         ("measurements", ["AAAA"]),
         ("mitigations", [64]),
-        ("gpu", "maybe"),
         ("guest", {}),
         ("debug", True),
     ],
@@ -108,13 +110,13 @@ def test_a_value_outside_of_the_schema_does_not_load(field: str, value: Any) -> 
 
 
 def test_no_field_of_a_policy_allows_debug_or_migration() -> None:
-    names = {field.name for field in dataclasses.fields(policy().guest)}
+    names = {field.name for field in dataclasses.fields(demands(policy()).guest)}
     assert names.isdisjoint({"debug", "migrate_ma"})
     value = parse_json(policy().encode()[len(LABEL) :])
     assert isinstance(value, dict)
     for name in ("debug", "migrate_ma"):
         with pytest.raises(DocumentError, match="unknown field"):
-            loaded(guest={**value["guest"], name: "not demanded"})
+            loaded(guest={**value["snp"]["guest"], name: "not demanded"})
 
 
 def test_a_floor_for_a_part_that_a_product_does_not_have_does_not_load() -> None:
@@ -126,21 +128,20 @@ def test_the_production_policy_pins_amd_and_refuses_milan() -> None:
     shipped = production([MEASUREMENT])
     assert shipped.kind is RootKind.REAL
     assert {root.fingerprint for root in shipped.roots} == {
-        VENDOR_ROOTS[Product.GENOA],
-        VENDOR_ROOTS[Product.TURIN],
+        amd_root(Product.GENOA).fingerprint,
+        amd_root(Product.TURIN).fingerprint,
     }
-    assert shipped.floor_of(Product.MILAN) is None
-    assert shipped.report_version_least == 3
-    assert shipped.vlek_csp_ids == ()
-    assert shipped.platform.alias_check_complete is Demand.SET
-    assert (shipped.gpu, shipped.facility) == (Presence.NOT_DEMANDED, Presence.NOT_DEMANDED)
+    assert demands(shipped).floor_of(Product.MILAN) is None
+    assert demands(shipped).report_version_least == 3
+    assert demands(shipped).vlek_csp_ids == ()
+    assert demands(shipped).platform.alias_check_complete is Demand.SET
 
 
 def test_the_simulated_policy_differs_from_production_in_its_roots_and_products_alone() -> None:
     simulated, shipped = simulated_policy(bytes(32), [MEASUREMENT]), production([MEASUREMENT])
     assert simulated.kind is RootKind.SIMULATED
-    assert simulated.products == (GENOA_FLOOR,)
-    assert dataclasses.replace(shipped, roots=simulated.roots, products=simulated.products) == (
+    assert demands(simulated).products == (GENOA_FLOOR,)
+    assert changed(shipped, roots=simulated.roots, products=demands(simulated).products) == (
         simulated
     )
 

@@ -21,20 +21,21 @@ from tests.trust.verifier.vendor import (
     rsa_key,
     simulated_chip,
     simulated_root,
+    verify_cpu,
 )
 from trust.encoding import label_bytes
 from trust.errors import DocumentError, EncodingError, EvidenceSignatureError
 from trust.evidence.claims import Product
 from trust.simulated import SimulatedChip, SimulatedRoot
-from trust.verifier.appraisal import verify_evidence
 from trust.verifier.certificates import parse_certificate, parse_revocation_list
-from trust.verifier.policy import TURIN_FLOOR, AppraisalPolicy, simulated_policy
+from trust.verifier.policy import AppraisalPolicy, simulated_policy
 from trust.verifier.results import AttestationResult
-from trust.verifier.roots import PinnedRoot, RootKind
+from trust.verifier.roots import Anchor, PinnedRoot, RootKind
+from trust.verifier.snp_policy import TURIN_FLOOR, snp_demands
 
 
 def verdict(chip: SimulatedChip, policy: AppraisalPolicy) -> AttestationResult:
-    return verify_evidence(
+    return verify_cpu(
         "sev-snp",
         chip.report(report_data=REPORT_DATA, host_data=HOST_DATA, measurement=MEASUREMENT),
         chip.endorsements(),
@@ -83,13 +84,13 @@ def test_private_keys_are_not_shown() -> None:
 
 def test_a_simulated_turin_has_turins_own_layout() -> None:
     root, chip = simulated_root(Product.TURIN), simulated_chip(Product.TURIN)
-    pin = PinnedRoot(kind=RootKind.SIMULATED, product=Product.TURIN, fingerprint=root.fingerprint)
+    pin = PinnedRoot(kind=RootKind.SIMULATED, anchor=Anchor.TURIN, fingerprint=root.fingerprint)
     policy = dataclasses.replace(
-        simulated_policy(bytes(32), [MEASUREMENT]), roots=(pin,), products=(TURIN_FLOOR,)
+        simulated_policy(bytes(32), [MEASUREMENT]), roots=(pin,), snp=snp_demands(TURIN_FLOOR)
     )
     outcome = verdict(chip, policy)
     assert outcome.accepted
-    assert outcome.product is Product.TURIN
+    assert outcome.product == "Turin"
     assert outcome.chip_id == CHIP_ID[:8] + bytes(56)
 
 

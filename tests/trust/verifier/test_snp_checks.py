@@ -34,6 +34,7 @@ from tests.trust.verifier.vendor import (
     report,
     rsa_key,
     simulated_chip,
+    verify_cpu,
     without,
 )
 from trust.encoding import digest
@@ -49,7 +50,6 @@ from trust.evidence.snp import parse_snp_report
 from trust.simulated import certificates as minting
 from trust.simulated.chip import vcek_extensions
 from trust.verifier import der
-from trust.verifier.appraisal import verify_evidence
 from trust.verifier.certificates import PSS_SHA384_SALT48
 from trust.verifier.endorsements import (
     CSP_ID,
@@ -381,7 +381,7 @@ def test_a_root_with_the_vendors_name_under_another_key_is_refused() -> None:
 
 def test_a_simulated_chip_is_refused_under_the_vendors_pins() -> None:
     with pytest.raises(EvidenceSignatureError, match="SNP check 4, chain"):
-        verify_evidence(
+        verify_cpu(
             "sev-snp",
             report(),
             simulated_chip().endorsements(),
@@ -510,7 +510,7 @@ def test_trailing_bytes_after_an_endorsement_are_refused() -> None:
 
 def is_accepted(evidence: bytes, endorsements: list[tuple[str, bytes]]) -> bool:
     try:
-        result = verify_evidence(
+        result = verify_cpu(
             "sev-snp",
             evidence,
             endorsements,

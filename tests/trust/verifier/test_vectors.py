@@ -18,16 +18,19 @@ from typing import Any
 
 import pytest
 
+from tests.trust.verifier.vendor import changed, pin, verify_cpu
 from trust.encoding import digest
 from trust.errors import EvidenceFormatError, EvidenceSignatureError
-from trust.evidence.claims import Product, SigningKey, Tcb
+from trust.evidence.claims import Product, SigningKey, SnpClaims, Tcb
 from trust.evidence.snp import SnpReport, parse_snp_report, parse_tcb
-from trust.verifier.appraisal import appraise_claims, verify_evidence
 from trust.verifier.certificates import parse_certificate, parse_revocation_list
 from trust.verifier.endorsements import SnpEndorsements, parse_snp_endorsements
-from trust.verifier.policy import AppraisalPolicy, ProductFloor, production
-from trust.verifier.roots import VENDOR_ROOTS, PinnedRoot, RootKind, vendor_root
+from trust.verifier.policy import AppraisalPolicy, production
+from trust.verifier.results import CheckLine
+from trust.verifier.roots import PinnedRoot, RootKind, amd_root
 from trust.verifier.snp import check_snp, claims_of
+from trust.verifier.snp_appraisal import appraise_snp
+from trust.verifier.snp_policy import ProductFloor
 
 VECTORS = Path(__file__).parents[3].parent / "shared" / "vectors"
 HERE = VECTORS.is_dir()
@@ -35,7 +38,7 @@ REASON = "../shared/vectors is not here"
 
 pytestmark = [pytest.mark.vectors, pytest.mark.skipif(not HERE, reason=REASON)]
 
-ROOTS = tuple(vendor_root(product) for product in Product)
+ROOTS = tuple(amd_root(product) for product in Product)
 
 
 def load_index() -> list[dict[str, Any]]:
@@ -94,7 +97,7 @@ def valid_at(entry: dict[str, Any]) -> dt.datetime:
 def fake_root_of(entry: dict[str, Any]) -> PinnedRoot:
     """The fake root that a synthetic vector brings along, pinned as simulated."""
     ark = certificates(content(entry, "chain"))[1]
-    return PinnedRoot(kind=RootKind.SIMULATED, product=product_of(entry), fingerprint=digest(ark))
+    return pin(ark, product_of(entry))
 
 
 def expected_failures(entry: dict[str, Any], *, root_is_trusted: bool) -> set[str]:
@@ -123,12 +126,30 @@ def expected_failures(entry: dict[str, Any], *, root_is_trusted: bool) -> set[st
     return failures
 
 
+def appraise_lines(
+    claims: SnpClaims,
+    policy: AppraisalPolicy,
+    *,
+    expected_report_data: bytes,
+    expected_host_data: bytes,
+) -> tuple[CheckLine, ...]:
+    assert policy.snp is not None
+    return appraise_snp(
+        claims,
+        policy.snp,
+        policy.measurements,
+        expected_report_data=expected_report_data,
+        expected_launch=expected_host_data,
+    )
+
+
 def lenient(entry: dict[str, Any], roots: tuple[PinnedRoot, ...]) -> AppraisalPolicy:
     """A policy without floors for this very vector: what it still refuses, it refuses always."""
     report, endorsements = parsed(entry)
     claims = claims_of(report, endorsements, product_of(entry))
     base = production([bytes(48)])
-    anything = {f.name: base.guest.smt for f in dataclasses.fields(base.platform)}
+    assert base.snp is not None
+    anything = {f.name: base.snp.guest.smt for f in dataclasses.fields(base.snp.platform)}
     floor = ProductFloor(
         product=claims.product,
         fmc=0,
@@ -140,13 +161,13 @@ def lenient(entry: dict[str, Any], roots: tuple[PinnedRoot, ...]) -> AppraisalPo
         firmware_minor=0,
         firmware_build=0,
     )
-    return dataclasses.replace(
+    return changed(
         base,
         roots=roots,
         products=(floor,),
         report_version_least=2,
         vlek_csp_ids=() if claims.csp_id is None else (claims.csp_id,),
-        platform=dataclasses.replace(base.platform, **anything),
+        platform=dataclasses.replace(base.snp.platform, **anything),
         vmpl=claims.vmpl,
         measurements=(claims.measurement,),
     )
@@ -221,7 +242,7 @@ def test_a_well_formed_lie_is_refused_even_where_its_root_is_trusted(name: str) 
     assert refused == expected_failures(entry, root_is_trusted=True)
     report, endorsements = parsed(entry)
     claims = claims_of(report, endorsements, product_of(entry))
-    policy_lines = appraise_claims(
+    policy_lines = appraise_lines(
         claims,
         lenient(entry, (root,)),
         expected_report_data=report.report_data,
@@ -272,11 +293,11 @@ def test_every_good_real_vector_is_in_one_of_the_two_tables() -> None:
 def test_real_evidence_is_accepted_whole_unless_it_is_of_a_debug_vm(name: str) -> None:
     entry = REPORTS[name]
     now = dt.datetime.fromisoformat(WINDOWS[name]).replace(tzinfo=dt.UTC)
-    policy = lenient(entry, (vendor_root(product_of(entry)),))
+    policy = lenient(entry, (amd_root(product_of(entry)),))
     report = parsed(entry)[0]
 
     def appraised(report_data: bytes) -> set[str]:
-        outcome = verify_evidence(
+        outcome = verify_cpu(
             "sev-snp",
             content(entry, "report"),
             endorsements_of(entry),
@@ -300,20 +321,20 @@ def test_real_evidence_is_accepted_whole_unless_it_is_of_a_debug_vm(name: str) -
 def test_real_evidence_without_a_fresh_list_is_refused_by_revocation_alone(name: str) -> None:
     entry = REPORTS[name]
     with pytest.raises(EvidenceSignatureError, match="SNP check 6, revocation"):
-        verify_evidence(
+        verify_cpu(
             "sev-snp",
             content(entry, "report"),
             endorsements_of(entry),
-            lenient(entry, (vendor_root(product_of(entry)),)),
+            lenient(entry, (amd_root(product_of(entry)),)),
             expected_report_data=bytes(64),
             expected_host_data=bytes(32),
             now=valid_at(entry),
         )
     # Everything else that it says is good, read by its own product's layout.
     report, endorsements = parsed(entry)
-    lines = appraise_claims(
+    lines = appraise_lines(
         claims_of(report, endorsements, product_of(entry)),
-        lenient(entry, (vendor_root(product_of(entry)),)),
+        lenient(entry, (amd_root(product_of(entry)),)),
         expected_report_data=report.report_data,
         expected_host_data=report.host_data,
     )
@@ -334,14 +355,14 @@ def test_the_production_policy_accepts_none_of_them_and_never_a_milan(name: str)
     arguments = "sev-snp", content(entry, "report"), endorsements_of(entry)
     policy = production([report.measurement])
     if name in WINDOWS and product_of(entry) is Product.GENOA:
-        outcome = verify_evidence(*arguments, policy, **given)
+        outcome = verify_cpu(*arguments, policy, **given)
         refused = {line.id for line in outcome.checks if not line.passed}
         assert {"tcb-reported", "tcb-committed", "tcb-launch", "firmware"} <= refused
         assert "chain" not in refused
     else:
         expected = "chain|signing-key|report-signature|revocation"
         with pytest.raises(EvidenceSignatureError, match=f"SNP check [2346], ({expected})"):
-            verify_evidence(*arguments, policy, **given)
+            verify_cpu(*arguments, policy, **given)
     if product_of(entry) is Product.MILAN:
         lines = check_snp(*parsed(entry), policy.roots, given["now"])
         assert "chain" in {line.id for line in lines if not line.passed}
@@ -350,7 +371,7 @@ def test_the_production_policy_accepts_none_of_them_and_never_a_milan(name: str)
 def test_the_real_v5_genoa_is_above_every_floor_and_the_real_turin_below() -> None:
     def below(name: str) -> set[str]:
         report, endorsements = parsed(REPORTS[name])
-        lines = appraise_claims(
+        lines = appraise_lines(
             claims_of(report, endorsements, product_of(REPORTS[name])),
             production([report.measurement]),
             expected_report_data=report.report_data,
@@ -368,8 +389,8 @@ def test_a_real_vlek_is_refused_by_a_policy_that_names_no_provider() -> None:
     claims = claims_of(report, endorsements, Product.MILAN)
     assert (claims.signing_key, claims.chip_id) == (SigningKey.VLEK, None)
     assert claims.csp_id == "CN=cc-us-east-2.amazonaws.com"
-    policy = dataclasses.replace(lenient(entry, (vendor_root(Product.MILAN),)), vlek_csp_ids=())
-    lines = appraise_claims(
+    policy = changed(lenient(entry, (amd_root(Product.MILAN),)), vlek_csp_ids=())
+    lines = appraise_lines(
         claims,
         policy,
         expected_report_data=report.report_data,
@@ -392,7 +413,7 @@ def test_amds_lists_are_read_and_hold_under_amds_roots(name: str) -> None:
     revocations = parse_revocation_list(content(entry, "crl"))
     (ark,) = (parse_certificate(each) for each in certificates(content(entry, "issuer")))
     (ask,) = (parse_certificate(each) for each in certificates(content(entry, "ask")))
-    assert ark.fingerprint == VENDOR_ROOTS[product_of(entry)]
+    assert ark.fingerprint == amd_root(product_of(entry)).fingerprint
     assert revocations.signature.holds_under(ark.public_key)
     assert not revocations.signature.holds_under(ask.public_key)
     assert ark.may_sign_lists()
@@ -408,9 +429,9 @@ def test_the_pins_are_the_roots_in_the_index_of_roots() -> None:
         for entry in json.loads((VECTORS / "roots.json").read_bytes())
     }
     for product in Product:
-        assert VENDOR_ROOTS[product].hex() == listed[f"ark_{product.value.lower()}"]
+        assert amd_root(product).fingerprint.hex() == listed[f"ark_{product.value.lower()}"]
         (ark,) = certificates(
             (VECTORS / "sev_snp" / "roots" / f"ark_{product.value.lower()}.pem").read_bytes()
         )
-        assert digest(ark) == VENDOR_ROOTS[product]
+        assert digest(ark) == amd_root(product).fingerprint
         assert parse_certificate(ark).signature.holds_under(parse_certificate(ark).public_key)

@@ -18,8 +18,10 @@ from trust.simulated import SimulatedChip, SimulatedRoot
 from trust.simulated import certificates as minting
 from trust.simulated.certificates import Extension
 from trust.simulated.chip import vcek_extensions
+from trust.verifier.appraisal import Evidence, Expected, verify_evidence
 from trust.verifier.policy import AppraisalPolicy, simulated_policy
-from trust.verifier.roots import PinnedRoot, RootKind
+from trust.verifier.results import AttestationResult
+from trust.verifier.roots import Anchor, PinnedRoot, RootKind
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
@@ -178,10 +180,43 @@ def report(edits: dict[int, bytes] | None = None) -> bytes:
 
 
 def pin(ark: bytes, product: Product = Product.GENOA) -> PinnedRoot:
-    return PinnedRoot(kind=RootKind.SIMULATED, product=product, fingerprint=digest(ark))
+    return PinnedRoot(
+        kind=RootKind.SIMULATED, anchor=Anchor(product.value), fingerprint=digest(ark)
+    )
 
 
 def policy(**changes: Any) -> AppraisalPolicy:
-    """The shipped policy for the simulated root, with changes."""
-    made = simulated_policy(simulated_root().fingerprint, [MEASUREMENT])
-    return dataclasses.replace(made, **changes)
+    """The shipped policy for the simulated root, with changes, of its SNP demands too."""
+    return changed(simulated_policy(simulated_root().fingerprint, [MEASUREMENT]), **changes)
+
+
+def changed(made: AppraisalPolicy, **changes: Any) -> AppraisalPolicy:
+    """A policy with other fields, and its SNP demands with others, by their names."""
+    assert made.snp is not None
+    own = {field.name for field in dataclasses.fields(made)}
+    demands = {name: value for name, value in changes.items() if name not in own}
+    kept = {name: value for name, value in changes.items() if name in own}
+    return dataclasses.replace(made, **{"snp": dataclasses.replace(made.snp, **demands), **kept})
+
+
+def verify_cpu(
+    platform: str,
+    report: bytes,
+    endorsements: Iterable[tuple[str, bytes]],
+    policy: AppraisalPolicy,
+    *,
+    expected_report_data: bytes,
+    expected_host_data: bytes,
+    now: dt.datetime,
+) -> AttestationResult:
+    """Evidence of a machine that shows no GPU."""
+    return verify_evidence(
+        Evidence(platform=platform, report=report, gpu=None, endorsements=tuple(endorsements)),
+        policy,
+        expected(expected_report_data, expected_host_data),
+        now=now,
+    )
+
+
+def expected(report_data: bytes = REPORT_DATA, launch: bytes = HOST_DATA) -> Expected:
+    return Expected(report_data=report_data, launch=launch, gpu_nonce=bytes(32), gpu_evidence=None)
