@@ -5,14 +5,14 @@ ARGS   ?=
 # A process for each: what one leaves behind in its own is no other's. Two at a time, a core for each;
 # then one after another those that want both cores, or look at what the whole machine has in /tmp.
 SUITES := marketplace client trust tui scheduler provider_agent adversary demo benchmarks \
-          architecture
+          architecture vectors fuzz
 TOWNS  := enclave_runtime end_to_end docs faults
 # One suite; its output comes whole, when it has ended.
 RUN     = out=$$($(BIN)/pytest $(1) tests/{} $(ARGS) 2>&1); status=$$?; echo "$$out"; exit $$status
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install test test-full lint types demo bench clean
+.PHONY: help install test test-full lint types demo bench fuzz clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ types: install  ## mypy --strict over the product
 
 bench: install  ## figures, one JSON line each: ARGS="overhead"
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# FUZZ_PYTHON: an environment with atheris, made as docs/evidence-fuzzing.md says.
+fuzz:  ## every parser of evidence under atheris, five minutes each: FUZZ_PYTHON=…
+	nice -n 19 $(FUZZ_PYTHON) -m tests.fuzz 300
 
 clean:  ## remove what was built here
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache

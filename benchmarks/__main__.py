@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
-from benchmarks import end_to_end, overhead, release, sealing, serve, tcb, tui
+from benchmarks import end_to_end, overhead, release, sealing, serve, tcb, tui, verify
 
 Figures = Callable[[int], Iterable[dict[str, Any]]]
 
@@ -22,6 +22,7 @@ FIGURES: Final[dict[str, Figures]] = {
     "sealing": sealing.figures,
     "tcb": tcb.figures,
     "tui": tui.figures,
+    "verify": verify.figures,
 }
 RUNS: Final = {"end_to_end": 3}
 """Blocks or pairs of each arm, where not `RUNS_USUAL`."""

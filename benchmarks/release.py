@@ -31,6 +31,7 @@ from benchmarks.arms import Parties, train_job
 from demo.display import Display
 from demo.parties import Stage, StepError
 from enclave_runtime.actions import Action, GotKeys, NeedEvidence, Send, Stopping
+from enclave_runtime.attester import stated
 from enclave_runtime.briefing import check_briefing
 from enclave_runtime.session import Session
 from enclave_runtime.transport import AGENT, Door, MonotonicClock
@@ -46,14 +47,14 @@ from provider_agent.cache import BlobCache
 from provider_agent.launcher import BLOBS_PORT, MESSAGES_PORT
 from provider_agent.market_client import HttpMarket, MarketAddress
 from provider_agent.relay import Relay, RelayTask
-from provider_agent.simulated_chip import CHIP_FILE
+from provider_agent.simulated_chip import CHIP_FILE, GPU_FILE
 from trust.encoding import digest
 from trust.evidence.claims import Platform
 from trust.identity import PartyKey
 from trust.jobs import LaunchDocument
-from trust.messages import Briefing, Endorsement, parse_message
+from trust.messages import Briefing, Endorsement, GpuEvidence, parse_message
 from trust.sealing import HpkePrivateKey
-from trust.simulated import SimulatedChip
+from trust.simulated import SimulatedChip, SimulatedGpu
 
 RELEASES: Final = 100
 WARM_UP: Final = 2  # releases that are not counted: brokers meet, connections open
@@ -172,7 +173,8 @@ class Release:
         folder = self.told.stage.home(lease)
         chip_file = self.told.stage.home("host-1") / "chip" / CHIP_FILE
         chip = SimulatedChip.from_bytes(chip_file.read_bytes())
-        kinds = chip.endorsements()
+        self._gpu = SimulatedGpu.from_bytes(chip_file.with_name(GPU_FILE).read_bytes())
+        kinds = (*chip.endorsements(), *self._gpu.endorsements())
         briefing = Briefing(
             job=stored.job,
             order=stored.order,
@@ -240,8 +242,10 @@ class Release:
                 case Send(peer=peer, payload=payload):
                     door.send(peer, payload)
                 case NeedEvidence(statement=statement):
+                    devices = (self._gpu.device(statement.gpu_nonce),)
+                    shown = GpuEvidence(devices=devices).encode()
                     report = chip.report(
-                        report_data=statement.report_data,
+                        report_data=stated(statement, shown).report_data,
                         host_data=digest(launch),
                         measurement=bytes.fromhex(self.told.measurement),
                     )
@@ -249,6 +253,7 @@ class Release:
                         statement,
                         platform=Platform.SEV_SNP.value,
                         report=report,
+                        gpu=shown,
                         clock_ms=clock.now_ms(),
                     )
                 case Stopping(text=text):

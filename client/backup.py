@@ -29,6 +29,7 @@ KEPT: Final = (
     "policies",
     "appraisal",
     "jobs",
+    "submissions",
     "names",
 )
 MARK: Final = "backed-up"

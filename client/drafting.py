@@ -23,6 +23,7 @@ from client.market_port import HttpMarket
 from client.sealed import upload
 from marketplace.wire import JobView, OfferView
 from trust.artifacts import Manifest
+from trust.encoding import Json, canonical_json, labelled_digest
 from trust.errors import RefusedError
 from trust.identity import Signed, verify_signed
 from trust.jobs import (
@@ -78,6 +79,24 @@ class TuneDraft:
     """For a GPU and hour."""
     images: tuple[bytes, ...]
     """Measurements; empty: those that the own policies name."""
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes: the same draft has the same."""
+        fields = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return labelled_digest("client/draft", canonical_json(fields))
+
+
+def _plain(value: object) -> Json:
+    match value:
+        case bytes():
+            return value.hex()
+        case tuple():
+            return [_plain(each) for each in value]
+        case int() | str() | None:
+            return value
+        case _:
+            raise TypeError(type(value).__name__)
 
 
 class DocumentsPort(Protocol):
@@ -326,14 +345,13 @@ def in_sentences(manifest: JobManifest, terms: Terms) -> tuple[str, ...]:
     )
 
 
-async def submit(
-    port: HttpMarket, home: Home, signed: Signed[JobManifest], prepared: Prepared
-) -> JobView:
+async def submit(port: HttpMarket, home: Home, signed: Signed[JobManifest]) -> JobView:
     """Upload what is missing of one's own, then submit: the market holds the money.
 
     Submitting the same signed manifest again does nothing more. Raises MarketRefusedError.
     """
-    own = [m for m in prepared.manifests.values() if m.signer == signed.signer]
-    for manifest in own:
-        await upload(home, manifest, port, lambda _done, _total: None)
+    own = home.load(Manifest, signed.signer)
+    for each in signed.document.inputs:
+        if each.artifact in own:
+            await upload(home, own[each.artifact], port, lambda _done, _total: None)
     return await port.submit_job(signed)

@@ -25,7 +25,7 @@ from trust.identity import verify_signed
 from trust.jobs import JobManifest, UsePolicy
 from trust.messages import EvidenceBundle, Statement
 from trust.release_checks import KINDS, check_launch
-from trust.release_state import Holdings, LogEntry, Released, SeatName
+from trust.release_state import AcceptedReleases, Holdings, LogEntry, Released, SeatName
 from trust.verifier.appraisal import Evidence, Expected, verify_evidence
 from trust.verifier.policy import AppraisalPolicy
 from trust.verifier.results import AttestationResult, CheckLine, Verdict, line
@@ -179,7 +179,10 @@ def appraise_seat(
     if kept is None or not chosen:
         missing = "no evidence is kept of it" if kept is None else "its policy is not in this home"
         return (_empty(name, seat, missing, now),)
-    return tuple(appraise_kept(kept, policy, home.config.market, seat, now) for policy in chosen)
+    releases = home.releases()
+    return tuple(
+        appraise_kept(kept, policy, home.config.market, seat, now, releases) for policy in chosen
+    )
 
 
 def _empty(name: SeatName, seat: Seated | None, words: str, now: int) -> Appraisal:
@@ -201,9 +204,16 @@ def _empty(name: SeatName, seat: Seated | None, words: str, now: int) -> Apprais
 
 
 def appraise_kept(
-    kept: KeptEvidence, policy: AppraisalPolicy, market: bytes, seat: Seated | None, now: int
+    kept: KeptEvidence,
+    policy: AppraisalPolicy,
+    market: bytes,
+    seat: Seated | None,
+    now: int,
+    releases: AcceptedReleases | None = None,
 ) -> Appraisal:
     """One policy's verdict over kept evidence at `now` (Unix milliseconds).
+
+    `releases` are what this home took from a log of images; None, as in a transcript: of none.
 
     (1) Evidence against policy, by the verifier. (2) The launch document says what the statement
     says. (3) What the log shows: this statement, an image that the job names, a lineage of the
@@ -211,8 +221,8 @@ def appraise_kept(
     """
     bundle = kept.bundle
     statement = Statement.parse(bundle.statement)
-    then, _ = _verify(bundle, statement, policy, kept.decided_at)
-    result, checks = _verify(bundle, statement, policy, now)  # (1)
+    then, _ = _verify(bundle, statement, policy, releases, kept.decided_at)
+    result, checks = _verify(bundle, statement, policy, releases, now)  # (1)
     if result is None and then is not None:  # nothing but the clock is another
         wanted = "certificates and lists that are good still"
         result, checks = then, (line("time", checks[0].found, wanted, good=False),)
@@ -238,14 +248,23 @@ def appraise_kept(
 
 
 def _verify(
-    bundle: EvidenceBundle, statement: Statement, policy: AppraisalPolicy, now: int
+    bundle: EvidenceBundle,
+    statement: Statement,
+    policy: AppraisalPolicy,
+    releases: AcceptedReleases | None,
+    now: int,
 ) -> tuple[AttestationResult | None, tuple[CheckLine, ...]]:
+    try:
+        released = None if releases is None else releases.values(policy, now)
+    except RefusedError as error:
+        return None, (line("released-images", error, "a release that counts", good=False),)
     try:
         result = verify_evidence(
             Evidence.of(bundle),
             policy,
             Expected.of(statement),
             now=dt.datetime.fromtimestamp(now / 1000, dt.UTC),
+            released=released,
         )
     except EvidenceSignatureError as error:
         wanted = "a signature and a chain that hold under a root of the policy"

@@ -18,8 +18,9 @@ from client.keystore import KeyFile, Keystore, Opener
 from trust.artifacts import Manifest
 from trust.encoding import Bytes32, Document, Size
 from trust.identity import Signed, verify_signed
+from trust.image_release import ReleaseDemands, ReleaseMemory
 from trust.jobs import JobManifest, Terms, UsePolicy
-from trust.release_state import Holdings
+from trust.release_state import AcceptedReleases, Holdings
 from trust.verifier.policy import AppraisalPolicy
 
 DOCUMENTS_MAX: Final = 4096  # of one kind in one home: a decision reads them all
@@ -131,6 +132,21 @@ class Home:
             policies=tuple(self.load(UsePolicy, identity).values()),
             appraisal_policies=self.appraisal_policies(),
             jobs=self.load(JobManifest, identity),
+            releases=self.releases(),
+        )
+
+    def releases(self) -> AcceptedReleases | None:
+        """Images that `blindhost image accept` took from a log; None: it never did.
+
+        Raises EncodingError, PolicyError.
+        """
+        folder = self.folder / "images"
+        demands, memory = folder / "demands", folder / "memory"
+        if not (demands.exists() and memory.exists()):
+            return None
+        return AcceptedReleases(
+            demands=ReleaseDemands.parse(demands.read_bytes()),
+            memory=ReleaseMemory.parse(memory.read_bytes()),
         )
 
 

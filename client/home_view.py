@@ -12,6 +12,7 @@ from pathlib import Path
 from client.backup import is_backed_up
 from client.custodians import broker_runs
 from client.dry_run import Seated
+from client.files import HomeError, write_durably
 from client.home import Config, Home
 from client.keystore import Keystore, Passphrase
 from client.named import Named, names
@@ -57,9 +58,27 @@ def is_home(folder: Path) -> bool:
     return (folder / "config").exists() and (folder / "keystore").exists()
 
 
+def pin_market(folder: Path, config: Config) -> Home:
+    """A home that names its market, and has no keys yet. Raises HomeError where there are keys."""
+    if not (folder / "config").exists():
+        return Home.create(folder, config)
+    home = Home.open(folder)
+    if home.config == config:
+        return home
+    if is_home(folder):
+        raise HomeError("the keys of this home belong to another market")
+    write_durably(folder / "config", config.encode())
+    return Home.open(folder)
+
+
+def pinned_market(folder: Path) -> Config | None:
+    """The market that a home names, keys or none, open or locked; None: it names none."""
+    return Home.open(folder).config if (folder / "config").exists() else None
+
+
 def make_keys(folder: Path, config: Config, passphrase: str) -> None:
     """Make a home whose keystore opens by a passphrase. Slow: for a thread. Raises HomeError."""
-    home = Home.open(folder) if (folder / "config").exists() else Home.create(folder, config)
+    home = pin_market(folder, config)
     Keystore.create(folder, Passphrase(text=passphrase))
     assert home.folder == folder
 

@@ -36,7 +36,7 @@ from trust.release_checks import (
     require,
     shown,
 )
-from trust.release_state import Holdings, Memory
+from trust.release_state import AcceptedReleases, Holdings, Memory
 from trust.verifier.policy import AppraisalPolicy
 from trust.verifier.results import AttestationResult
 from trust.verifier.roots import RootKind
@@ -59,6 +59,8 @@ class Target:
     """All of these accept the evidence; never empty."""
     kind: RootKind
     market: bytes
+    releases: AcceptedReleases | None
+    """Images that this home took from a log; None: of none."""
 
     @property
     def address(self) -> bytes:
@@ -124,6 +126,7 @@ def find_target(
         policies=_policies(holdings, own, kind),  # (4)
         kind=kind,
         market=holdings.market,
+        releases=holdings.releases,
     )
 
 
@@ -229,7 +232,7 @@ def _check_evidence(
     now: int,
 ) -> AttestationResult:
     """One policy accepts."""
-    result = appraise(bundle, statement, policy, now)
+    result = appraise(bundle, statement, policy, target.releases, now)
     text = f"{result.kind.value} evidence for a {target.kind.value} lineage"
     require(result.kind is target.kind, "kind-other", text)
     check_images(target.job.document, (result,))  # (6)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ import aiohttp
 from client import account, consents, drafting
 from client.account import CheckedReceipt
 from client.aside import Finished, Stepped, stepping
+from client.browsing import offer_query
 from client.buyer import SealedRows, outputs, seal_dataset
 from client.closing import send_close
 from client.consents import Consent
@@ -36,8 +37,8 @@ from client.named import Named, keep_name, names, shortened
 from client.progress import open_progress, read_progress
 from client.results import fetch_adapter
 from client.sealed import Step
-from client.search import parse_order, parse_query
 from client.story import Story, StoryEvent
+from client.submitting import forget, signed_once
 from client.transcript import make_transcript, write_transcript
 from client.watch import JobUpdate, OwnLog, watch_job, watch_jobs
 from marketplace.wire import (
@@ -47,7 +48,6 @@ from marketplace.wire import (
     JobView,
     OfferFunnel,
     OfferPage,
-    OfferQuery,
     OfferView,
     StatementLine,
 )
@@ -141,12 +141,12 @@ class Party:
         self, query: str, sort: str, start: int, rows: int
     ) -> tuple[tuple[Clause, ...], OfferPage]:
         """Rows from `start` on of what fits. Raises QueryError."""
-        asked = _query(query, sort, start, rows)
+        asked = offer_query(query, sort, start, rows)
         return asked.clauses, await self.api.search_offers(asked)
 
     async def explain(self, query: str) -> tuple[tuple[Clause, ...], OfferFunnel]:
         """What each clause leaves. Raises QueryError."""
-        asked = _query(query, "price", 0, 1)
+        asked = offer_query(query, "price", 0, 1)
         return asked.clauses, await self.api.explain_offers(asked)
 
     async def preview(self, offers: Sequence[OfferView]) -> tuple[Preview, ...]:
@@ -213,23 +213,34 @@ class Party:
             text = f"no use policy of this home names lineage {lineage.hex()[:18]}…"
             raise RefusedError("no-use-policy", text)
 
-    async def submit(self, prepared: Prepared, name: str) -> JobView:
-        """Sign, keep, upload and submit. Raises what `client.buyer.sign_job` and the market say."""
-        await self.check(prepared)
-        now, memory = self._clock(), (await self.own_log()).memory
+    async def submit(
+        self, command: str, draft: TuneDraft, name: str, prepare: Callable[[], Awaitable[Prepared]]
+    ) -> JobView:
+        """Sign, keep, upload and submit, once for a command, whoever asks how often and from where.
 
-        def work() -> Signed[JobManifest]:
-            signed = prepared.sign(self.home, self.keys, now=now, memory=memory)
-            named = Named(about=signed.digest, name=shortened(name), rows=None, bytes=None, at=now)
-            keep_name(self.home, named)
-            return signed
+        `prepare` is called where the command has no job yet. Raises what `client.submitting`,
+        `client.buyer.sign_job` and the market say.
+        """
+        memory = (await self.own_log()).memory
 
-        signed = await asyncio.to_thread(work)
+        async def make() -> Signed[JobManifest]:
+            prepared = await prepare()
+            await self.check(prepared)
+            now = self._clock()
+            return await asyncio.to_thread(
+                lambda: prepared.sign(self.home, self.keys, now=now, memory=memory)
+            )
+
+        signed = await signed_once(self.home, self.identity, command, draft.digest, make)
+        named = Named(
+            about=signed.digest, name=shortened(name), rows=None, bytes=None, at=self._clock()
+        )
+        await asyncio.to_thread(keep_name, self.home, named)
         try:
-            return await drafting.submit(HttpMarket(self.api), self.home, signed, prepared)
+            return await drafting.submit(HttpMarket(self.api), self.home, signed)
         except MarketRefusedError as error:
-            if error.error_code in FINAL:  # our broker orders nothing for what was never accepted
-                (self.home.folder / "jobs" / signed.digest.hex()).unlink(missing_ok=True)
+            if error.error_code in FINAL:
+                await asyncio.to_thread(forget, self.home, command, signed.digest)
             raise
 
     async def close_job(self, job: bytes) -> None:
@@ -371,15 +382,3 @@ class Party:
         """Every settled receipt of a job, checked here."""
         memory = (await self.own_log()).memory
         return tuple([each async for each in account.receipts(self.api, memory, job)])
-
-
-def _query(query: str, sort: str, start: int, rows: int) -> OfferQuery:
-    order, descending = parse_order(sort or "price")
-    return OfferQuery(
-        clauses=parse_query(query),
-        order=order,
-        descending=descending,
-        after=None,
-        skip=start,
-        rows=rows,
-    )

@@ -30,6 +30,8 @@ class Opening:
         self.market_url = self.market_identity = ""
         self.owner = self.buyer = self.model = self.measurement = self.root = ""
         self.rows = self.heldout = self.lineage = ""
+        self.roots: list[str] = []
+        """As a policy names them: of processors, of GPUs, and of GPUs' reference measurements."""
         self.row_count = 0
         self.canaries = [f"canary-{secrets.token_hex(12)}".encode() for _ in range(CANARIES)]
         self.words: list[tuple[str, bytes]] = []
@@ -54,7 +56,13 @@ class Opening:
         """A market, and a tap before its port: everybody is given the tap's address."""
         stage = self.stage
         maker = str(stage.home("chip-maker"))
-        self.root = stage.ask("blindhost-agent", "simulated-root", "--home", maker)["fingerprint"]
+        made = stage.ask("blindhost-agent", "simulated-root", "--home", maker)
+        self.root = made["fingerprint"]
+        self.roots = [
+            self.root,
+            f"nvidia-device={made['nvidia_device_fingerprint']}",
+            f"nvidia-rim={made['nvidia_rim_fingerprint']}",
+        ]
         for host in HOSTS:
             home = str(stage.home(host))
             stage.command("blindhost-agent", "simulated-chip", "--root", maker, "--home", home)
@@ -64,7 +72,7 @@ class Opening:
         home = str(stage.home("market"))
         stage.command(
             "blindhost-market", "policy", "accept-simulated-roots", "--home", home,
-            "--root", self.root, "--measurement", self.measurement,
+            *_each("--root", self.roots), "--measurement", self.measurement,
         )  # fmt: skip
         stage.start("market", "blindhost-market", "serve", "--home", home, "--port", "0")
         endpoint = stage.wait_for(
@@ -179,7 +187,7 @@ class Opening:
         """A use policy that names the measured image and the throwaway root."""
         self.blindhost(
             role, "policy", "publish", "--lineage", lineage, "--measurement", self.measurement,
-            "--accept-simulated-evidence-from", self.root,
+            *_each("--accept-simulated-evidence-from", self.roots),
         )  # fmt: skip
 
     def seal_rows(self) -> None:
@@ -215,3 +223,8 @@ class Opening:
 def read_json(path: Path) -> Any:
     """What a party wrote about itself; None where it has not yet."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _each(option: str, values: list[str]) -> list[str]:
+    """An option that is repeated."""
+    return [word for value in values for word in (option, value)]

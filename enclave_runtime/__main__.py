@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from enclave_runtime.attester import TSM_REPORTS, Attester, KernelTsmFiles, SnpTsmAttester
+from enclave_runtime.attester import Attester, KernelTsmFiles, hardware_attester
 from enclave_runtime.environment import set_process_environment
+from enclave_runtime.gpu_attester import NvmlGpuAttester
 from enclave_runtime.lockdown import give_up_privileges, refuse_writes
 from enclave_runtime.transport import Door, MonotonicClock
 from trust.errors import BlindhostError, SizeLimitError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 LAUNCH_PATH: Final = Path(__file__).resolve().parent.parent / "launch"
 LAUNCH_BYTES_MAX: Final = 4096  # a launch document has some 400
+DRIVER: Final = Path("/proc/driver/nvidia/version")  # there once NVIDIA's driver is
 MESSAGES_DESCRIPTOR: Final = 3
 BLOBS_DESCRIPTOR: Final = 4
 EXIT_OF: Final = {End.DONE: 0, End.STOPPED: 3, End.OUT_OF_BUDGET: 4, End.REFUSED: 5, End.FAILED: 6}
@@ -79,13 +81,13 @@ async def _serve(launch: LaunchDocument, attester: Attester, prepare: Prepare) -
 
 def main() -> NoReturn:
     """Boot on real hardware, or say that this machine gives no reports."""
-    boot(_snp_attester, LAUNCH_PATH)
+    boot(_attester, LAUNCH_PATH)
 
 
-def _snp_attester() -> Attester:
-    attester = SnpTsmAttester(KernelTsmFiles(), reports=TSM_REPORTS)
-    attester.check()
-    return attester
+def _attester() -> Attester:
+    # A VM without a driver is one without GPUs; a driver whose GPUs fail stops the boot.
+    gpus = NvmlGpuAttester.find() if DRIVER.exists() else None
+    return hardware_attester(KernelTsmFiles(), gpus=gpus)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ close, of this very job, is the run's end.
 from __future__ import annotations
 
 from enclave_runtime.actions import ServeAsked, ServeCancelled
+from enclave_runtime.attester import stated
 from enclave_runtime.briefing import Brief
 from enclave_runtime.papers import Papers
 from enclave_runtime.serving import Serving
@@ -63,7 +64,7 @@ class Clients:
         challenge = Challenge(
             verifier=statement.verifier, purpose=Purpose.SERVE, nonce=statement.nonce
         )
-        if statement != self._papers.statement(challenge):
+        if stated(statement, None) != self._papers.statement(challenge):
             raise SessionError("evidence for a statement that this enclave does not make")
         key = self.serving.offer(statement, clock_ms)
         return ServeOffer(evidence=evidence, request_key=key.encode()).encode()

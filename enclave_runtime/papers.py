@@ -6,11 +6,13 @@ decides. The other direction too: what a grant must answer, and an acknowledgeme
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from enclave_runtime.briefing import Brief
 from enclave_runtime.grants import Asked, OpenGrant, derived_scopes, open_grant, seat_scopes
 from enclave_runtime.states import Asking, Verifier
 from trust.artifacts import Core, Custodian, Manifest
-from trust.encoding import Document
+from trust.encoding import Document, digest
 from trust.errors import SessionError
 from trust.identity import PartyKey, Signed, verify_signed
 from trust.jobs import VERSION
@@ -18,6 +20,7 @@ from trust.messages import (
     Account,
     Acknowledgement,
     Challenge,
+    Endorsement,
     EvidenceBundle,
     FollowUp,
     FollowUpKind,
@@ -72,15 +75,36 @@ class Papers:
             gpu_evidence=None,
         )
 
-    def evidence(self, statement: Statement, *, platform: str, report: bytes) -> bytes:
-        """The hardware's report over a statement, with what is needed to check it."""
+    def evidence(
+        self,
+        statement: Statement,
+        *,
+        platform: str,
+        report: bytes,
+        gpu: bytes | None = None,
+        offered: Iterable[tuple[str, bytes]] = (),
+    ) -> bytes:
+        """The hardware's report over a statement, with what is needed to check it.
+
+        `gpu` is what the statement's digest of GPU evidence is of; None: it has none. `offered` are
+        (kind, bytes) of endorsements that came with the report: taken of kinds that the
+        briefing lacks, if it brings no key of the CPU's, since a verifier refuses two answers.
+        """
+        if statement.gpu_evidence != (None if gpu is None else digest(gpu)):
+            raise SessionError("GPU evidence that the statement does not name")
+        own = self._brief.endorsements
+        kinds = {each.kind for each in own}
+        more = () if kinds & {"vcek", "vlek"} else offered
         return EvidenceBundle(
             statement=statement.encode(),
             launch=self._launch.encode(),
             platform=platform,
             report=report,
-            gpu=None,
-            endorsements=self._brief.endorsements,
+            gpu=gpu,
+            endorsements=(
+                *own,
+                *(Endorsement(kind=k, content=c) for k, c in more if k not in kinds),
+            ),
         ).encode()
 
     def request(self, purpose: Purpose, evidence: bytes) -> bytes:

@@ -41,7 +41,7 @@ from enclave_runtime.actions import (
     Stopping,
     Waiting,
 )
-from enclave_runtime.attester import Attester
+from enclave_runtime.attester import Attester, Shown, ask
 from enclave_runtime.briefing import Brief, check_briefing
 from enclave_runtime.egress import ProgressLog, Reports, check_terms
 from enclave_runtime.sealed import (
@@ -505,14 +505,16 @@ class _Run:
 
     # --- jobs ------------------------------------------------------------------------------------
 
-    async def _attest(self, statement: Statement) -> bytes:
-        return await asyncio.to_thread(self._attester.report, statement.report_data)
+    async def _attest(self, statement: Statement) -> Shown:
+        return await asyncio.to_thread(ask, self._attester, statement)
 
-    def _attested(self, statement: Statement, report: bytes) -> list[Action]:
+    def _attested(self, statement: Statement, shown: Shown) -> list[Action]:
         return self._session.evidence_ready(
             statement,
             platform=self._attester.platform,
-            report=report,
+            report=shown.report,
+            gpu=shown.gpu,
+            offered=shown.offered,
             clock_ms=self._clock.now_ms(),
         )
 
@@ -520,7 +522,9 @@ class _Run:
         return self._session.manifest_ready(manifest, self._clock.now_ms())
 
     async def _load(self, at: CheckpointAt | None, manifest: Manifest | None) -> _Loaded:
-        """Fill the inputs, open the checkpoint, begin the work."""
+        """Let the GPUs work, fill the inputs, open the checkpoint, begin the work."""
+        # Every custodian has granted, and so has found the GPUs' evidence good.
+        await asyncio.to_thread(self._attester.set_ready)
         for each, signed in zip(self._job.inputs, self._brief.inputs, strict=True):
             role, source = each.role, signed.document
             scope = ScopeKind.INPUT if source.core.origin is None else ScopeKind.DERIVED

@@ -41,6 +41,7 @@ from enclave_runtime.actions import (
     Waiting,
 )
 from enclave_runtime.allowances import Allowances
+from enclave_runtime.attester import stated
 from enclave_runtime.briefing import Brief
 from enclave_runtime.clients import Clients
 from enclave_runtime.commits import At, Commits
@@ -79,6 +80,7 @@ from trust.messages import (
 )
 from trust.sealing import HpkePrivateKey
 
+SEAT_TAKEN: Final = "seat-taken"  # trust/release_checks.py: the one refusal that is no verdict
 TICK_MS: Final = 60_000  # wire-objects §1.9: what market and host may see of time
 CLOSING_MS_MAX: Final = 120_000  # a closing account that is not answered only leaves budget unused
 GREETINGS_MAX: Final = 16  # a verifier that restarts forgets its nonces; sixteen restarts are odd
@@ -190,19 +192,30 @@ class Session:
             return [Ignored(reason=str(error))]
 
     def evidence_ready(
-        self, statement: Statement, *, platform: str, report: bytes, clock_ms: int
+        self,
+        statement: Statement,
+        *,
+        platform: str,
+        report: bytes,
+        gpu: bytes | None = None,
+        offered: tuple[tuple[str, bytes], ...] = (),
+        clock_ms: int,
     ) -> list[Action]:
         """The hardware signed a statement that `NeedEvidence` named: ask its verifier.
 
-        Raises SessionError for any other statement.
+        The report is over `stated(statement, gpu)`; `gpu` None: there is no GPU. `offered` are
+        endorsements that came with it. Raises SessionError for any other statement.
         """
         serves = statement.purpose is Purpose.SERVE
         if self.state is not (RunState.RUNNING if serves else RunState.OPENING):
             return []
-        evidence = self._papers.evidence(statement, platform=platform, report=report)
+        signed = stated(statement, gpu)
+        evidence = self._papers.evidence(
+            signed, platform=platform, report=report, gpu=gpu, offered=offered
+        )
         if serves:
             assert self._clients is not None
-            offer = self._clients.offer(statement, evidence, clock_ms)
+            offer = self._clients.offer(signed, evidence, clock_ms)
             return [Send(peer=statement.verifier, payload=offer)]
         verifier = self._find(statement.verifier, statement.purpose)
         after = self._next(verifier, Answer.EVIDENCE)
@@ -385,7 +398,9 @@ class Session:
             v.state = after
             return [self._greet(v, clock_ms)]
         v.state = VerifierState.REFUSED
-        return self._stop(End.REFUSED, f"{refused.code}: {refused.text}", clock_ms)
+        # A seat that another enclave has is its host's doing: elsewhere the job would be granted.
+        end = End.STOPPED if refused.code == SEAT_TAKEN else End.REFUSED
+        return self._stop(end, f"{refused.code}: {refused.text}", clock_ms)
 
     def _acknowledged(self, v: Verifier, signed: bytes, clock_ms: int) -> list[Action]:
         self._next(v, Answer.ACKNOWLEDGEMENT)

@@ -26,7 +26,8 @@ from marketplace.server import serve as serve_market
 from marketplace.service import MarketSettings
 from trust.encoding import parse_hex
 from trust.errors import BlindhostError, EncodingError
-from trust.verifier.policy import AppraisalPolicy, simulated_policy
+from trust.verifier.policy import AppraisalPolicy, simulated_policy_of
+from trust.verifier.roots import parse_simulated_root
 
 FEE_PPM: Final = 30_000  # 3 %
 PROVIDER: Final = "operator"  # whoever took the outside money; here, nobody did
@@ -155,12 +156,12 @@ def policy_set(home: HomeOption, file: Annotated[Path, typer.Argument()]) -> Non
 @policy_app.command("accept-simulated-roots")
 def policy_accept_simulated_roots(
     home: HomeOption,
-    root: Annotated[list[str], typer.Option(help="SHA-256 of a simulated root, hex.")],
+    root: Annotated[list[str], typer.Option(help="A simulated root, [ANCHOR=]FINGERPRINT.")],
     measurement: Annotated[list[str], typer.Option(help="Of a runtime image, hex.")],
 ) -> None:
     """Meter simulated chips under these roots: what they say proves nothing about hardware."""
-    first, *rest = [parse_hex(each) for each in root]
-    policy = simulated_policy(first, [parse_hex(each) for each in measurement], further_roots=rest)
+    roots = [parse_simulated_root(each) for each in root]
+    policy = simulated_policy_of(roots, [parse_hex(each) for each in measurement])
     Home(home).save_policy(policy)
     typer.echo(f"digest {policy.digest.hex()}")
 

@@ -31,6 +31,7 @@ from provider_agent.commands import (
     cache,
     doctor,
     earnings,
+    endorsements,
     install,
     launcher,
     leases,
@@ -50,13 +51,14 @@ from provider_agent.machines.spec import Platform
 from provider_agent.market_client import MarketAddress
 from provider_agent.offers import OfferKeeper, make_offer_id
 from provider_agent.refusals import Enrolment
-from provider_agent.simulated_chip import CHIP_FILE
+from provider_agent.simulated_chip import CHIP_FILE, GPU_FILE
 from trust.encoding import parse_hex
 from trust.errors import BlindhostError
 from trust.identity import PartyKey
-from trust.simulated import SimulatedChip, SimulatedRoot
+from trust.simulated import SimulatedChip, SimulatedGpu, SimulatedNvidia, SimulatedRoot
 
 ROOT_FILE: Final = "root"
+NVIDIA_FILE: Final = "nvidia"
 KEY_FILE: Final = "key"
 LOCK_FILE: Final = "lock"
 STATUS_FILE: Final = "agent.json"
@@ -68,7 +70,10 @@ CREDENTIAL: Final = "identity"
 STOP_SECONDS_MAX: Final = 30.0  # then what is left is the next start's
 OFFER_DAYS: Final = 30
 COMMANDS: Final[dict[str, ModuleType]] = {
-    **{module.NAME: module for module in (cache, earnings, leases, maintenance, pricing)},
+    **{
+        module.NAME: module
+        for module in (cache, earnings, endorsements, leases, maintenance, pricing)
+    },
     "doctor": doctor,
     "selftest": doctor,
     "launcher": launcher,
@@ -155,8 +160,18 @@ def _simulated_root(home: Path) -> int:
     path = home / ROOT_FILE
     if not path.exists():
         replace_file(path, SimulatedRoot.create(_now()).to_bytes())
+    if not (home / NVIDIA_FILE).exists():
+        replace_file(home / NVIDIA_FILE, SimulatedNvidia.create(_now()).to_bytes())
     root = SimulatedRoot.from_bytes(path.read_bytes())
-    _say({"fingerprint": root.fingerprint.hex(), "product": root.product.value})
+    nvidia = SimulatedNvidia.from_bytes((home / NVIDIA_FILE).read_bytes())
+    _say(
+        {
+            "fingerprint": root.fingerprint.hex(),
+            "product": root.product.value,
+            "nvidia_device_fingerprint": nvidia.device_fingerprint.hex(),
+            "nvidia_rim_fingerprint": nvidia.rim_fingerprint.hex(),
+        }
+    )
     return os.EX_OK
 
 
@@ -166,8 +181,25 @@ def _simulated_chip(root_home: Path, home: Path) -> int:
         root = SimulatedRoot.from_bytes((root_home / ROOT_FILE).read_bytes())
         replace_file(path, root.issue_chip(secrets.token_bytes(64), _now()).to_bytes())
     chip = SimulatedChip.from_bytes(path.read_bytes())
-    _say({"chip_id": chip.chip_id.hex(), "root": chip.root_fingerprint.hex()})
+    said = {"chip_id": chip.chip_id.hex(), "root": chip.root_fingerprint.hex()}
+    if (gpu := _simulated_gpu(root_home / NVIDIA_FILE, path.with_name(GPU_FILE))) is not None:
+        said |= {"gpu_serial": gpu.serial, "gpu_root": gpu.root_fingerprint.hex()}
+    _say(said)
     return os.EX_OK
+
+
+def _simulated_gpu(nvidia_file: Path, path: Path) -> SimulatedGpu | None:
+    """The GPU beside a chip, with fresh OCSP responses; None under a root older than GPUs."""
+    if not nvidia_file.exists():
+        return None
+    nvidia = SimulatedNvidia.from_bytes(nvidia_file.read_bytes())
+    if path.exists():
+        gpu = SimulatedGpu.from_bytes(path.read_bytes())
+    else:
+        gpu = nvidia.issue_gpu(secrets.token_bytes(8))
+    gpu = nvidia.staple(gpu, _now())
+    replace_file(path, gpu.to_bytes())
+    return gpu
 
 
 def _say(value: dict[str, str]) -> None:
@@ -233,7 +265,7 @@ async def _serve(options: argparse.Namespace, home: Path) -> int:
         machines = serve_options.machine_launcher(
             options,
             memory_mib=draft.memory_mib,
-            certificates=serve_options.read_certificates(options),
+            certificates=await serve_options.first_certificates(options, _now),
         )
     enrolment = _enrolment(options, home)
     version = importlib.metadata.version("blindhost")
@@ -273,22 +305,26 @@ async def _serve(options: argparse.Namespace, home: Path) -> int:
             gate=desk.gate(offer),
             accounts=desk.accounts,
         )
-        pings: asyncio.Task[None] | None = None
+        beside: list[asyncio.Task[None]] = []
         try:
             view = await chip.find_or_start()
             status = {"identity": key.identity.hex(), "pid": os.getpid(), "chip_pid": view.pid}
             replace_file(home / STATUS_FILE, json.dumps(status).encode())
             _log.info("serving identity=%s chip-root=%s", key.identity.hex(), view.root.hex())
             notifier.ready()
-            pings = asyncio.create_task(_pings(pulse))
+            beside.append(asyncio.create_task(_pings(pulse)))
+            if machines is not None:
+                keeping = serve_options.keep_certificates(options, machines, _now)
+                beside.append(asyncio.create_task(keeping))
             rounds = Rounds(desk=desk, keeper=keeper, offer=offer, chip=chip)
             await _rounds(stop, rounds, pulse, notifier)
         finally:
             notifier.stopping()
-            if pings is not None:
-                pings.cancel()
+            for task in beside:
+                task.cancel()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(_end(keeper, offer), STOP_SECONDS_MAX)
+                ending = end(keeper, offer, outlive=machines is not None)
+                await asyncio.wait_for(ending, STOP_SECONDS_MAX)
             await chip.stop()
             desk.close()
             (home / STATUS_FILE).unlink(missing_ok=True)
@@ -319,9 +355,18 @@ async def _rounds(stop: asyncio.Event, of: Rounds, pulse: Pulse, notifier: Notif
             await asyncio.wait_for(stop.wait(), ROUND_SECONDS)
 
 
-async def _end(keeper: Keeper, offer: OfferKeeper) -> None:
+async def end(keeper: Keeper, offer: OfferKeeper, *, outlive: bool) -> None:
+    """The agent stops. `outlive`: machines run on, and the next agent adopts them.
+
+    A simulated chip ends with its agent, and so its enclaves do. A machine outlives an upgrade, a
+    crash and a stop alike: who wants its lease to end plans maintenance, or drains. Either way no
+    new lease comes meanwhile.
+    """
     await offer.withdraw()
-    await keeper.stop_all("host-stopped")
+    if outlive:
+        await keeper.close()
+    else:
+        await keeper.stop_all("host-stopped")
 
 
 if __name__ == "__main__":

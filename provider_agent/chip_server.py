@@ -5,6 +5,8 @@ Rules:
   and starts the enclave from exactly that copy. No caller names a measurement.
 - An enclave gets reports over a socket of its own, with its own measurement and HOST_DATA: which
   enclave asks is decided by the socket, and nothing that is said on it can change that.
+- The machine's simulated GPU, if it has one, answers on the same socket. It knows no enclave, as
+  no GPU does: what ties the two is the nonce, and the statement that the chip signs.
 - What it started is dead once it is dead, so it begins with nothing.
 """
 
@@ -29,16 +31,19 @@ from provider_agent.runtime_image import copy_image
 from trust.encoding import digest
 from trust.errors import EncodingError
 from trust.jobs import LaunchDocument
-from trust.messages import Endorsement
-from trust.simulated import SimulatedChip
+from trust.messages import Endorsement, GpuEvidence
+from trust.simulated import SimulatedChip, SimulatedGpu
 
 ENCLAVES_FOLDER: Final = "enclaves"
-REPORT_DATA_BYTES: Final = 64
-REPORTS_MAX: Final = 4096  # an enclave asks once for each relying party and attempt
+ASKED_BYTES: Final = {b"\x01": 64, b"\x02": 32}
+"""By operation: report data, of which a report is made; a GPU's nonce."""
+ASK_REPORT: Final = b"\x01"
+REPORTS_MAX: Final = 8192  # an enclave asks GPU and CPU for each relying party and attempt
 CALLERS_MAX: Final = 128  # an agent waits on each enclave, and asks one thing besides
 IDLE_SECONDS_MAX: Final = 180  # an enclave whose agent is gone ends after 120
 STATUS_OK: Final = b"\x00"
 STATUS_REFUSED: Final = b"\x01"
+STATUS_NO_GPU: Final = b"\x02"
 
 _log = logging.getLogger("blindhost.chip")
 
@@ -68,8 +73,16 @@ class _Enclave:
 class ChipServer:
     """Answers the agent's asks, and the enclaves' requests for reports."""
 
-    def __init__(self, chip: SimulatedChip, *, runtime: Path, home: Path) -> None:
-        self._chip, self._runtime, self._home = chip, runtime, home
+    def __init__(
+        self,
+        chip: SimulatedChip,
+        *,
+        runtime: Path,
+        home: Path,
+        gpu: SimulatedGpu | None = None,
+    ) -> None:
+        """`gpu` None: a machine without one, as there are."""
+        self._chip, self._gpu, self._runtime, self._home = chip, gpu, runtime, home
         self._incarnation = secrets.token_bytes(16)
         self._enclaves: dict[str, _Enclave] = {}
         self._starting: set[str] = set()
@@ -159,6 +172,8 @@ class ChipServer:
 
     def _view(self) -> ChipView:
         endorsements = self._chip.endorsements()
+        if self._gpu is not None:
+            endorsements += self._gpu.endorsements()
         return ChipView(
             incarnation=self._incarnation,
             pid=os.getpid(),
@@ -175,7 +190,7 @@ class ChipServer:
         """Start an enclave from files that are measured as they are copied.
 
         (1) The launch document is whole and canonical, and no other enclave has its lease.
-        (2) Copy and measure. (3) Start from exactly that copy. (4) Answer its report requests with
+        (2) Copy and measure. (3) Start from exactly that copy. (4) Answer what it asks with
         this measurement and this document's digest, for as long as it lives.
         """
         launch = LaunchDocument.parse(document)  # (1)
@@ -236,7 +251,7 @@ class ChipServer:
             "; ".join(walls.refused) or "none",
             walls.read_only_root,
         )
-        self._run(self._answer_reports(ours, measurement=measurement, host_data=digest(document)))
+        self._run(self._answer_enclave(ours, measurement=measurement, host_data=digest(document)))
         self._run(self._watch(enclave))
         return enclave
 
@@ -248,26 +263,38 @@ class ChipServer:
             raise LaunchError(f"image: no folder: {error.strerror}") from error
         return copy_image(self._runtime, image, launch=document)
 
-    async def _answer_reports(
+    async def _answer_enclave(
         self, channel: socket.socket, *, measurement: bytes, host_data: bytes
     ) -> None:
-        """(4) One request is 64 bytes of report data; the answer: status, u32 length, report."""
-        reader, writer = await asyncio.open_connection(sock=channel, limit=REPORT_DATA_BYTES)
+        """(4) One request is an operation and its bytes; the answer: status, u32 length, bytes."""
+        reader, writer = await asyncio.open_connection(sock=channel)
         try:
             for number in range(REPORTS_MAX + 1):
-                asked = await reader.readexactly(REPORT_DATA_BYTES)
-                report = b""
-                if number < REPORTS_MAX:
-                    report = self._chip.report(
-                        report_data=asked, host_data=host_data, measurement=measurement
+                operation = await reader.readexactly(1)
+                if operation not in ASKED_BYTES:
+                    return  # nobody knows where the next question begins
+                asked = await reader.readexactly(ASKED_BYTES[operation])
+                status, answer = STATUS_REFUSED, b""
+                if number < REPORTS_MAX and operation == ASK_REPORT:
+                    status, answer = (
+                        STATUS_OK,
+                        self._chip.report(
+                            report_data=asked, host_data=host_data, measurement=measurement
+                        ),
                     )
-                status = STATUS_OK if report else STATUS_REFUSED
-                writer.write(status + len(report).to_bytes(4, "big") + report)
+                elif number < REPORTS_MAX:
+                    status, answer = self._ask_gpu(asked)
+                writer.write(status + len(answer).to_bytes(4, "big") + answer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             return  # the enclave has ended, or asks half a question: there is no other half
         finally:
             writer.close()
+
+    def _ask_gpu(self, nonce: bytes) -> tuple[bytes, bytes]:
+        if self._gpu is None:
+            return STATUS_NO_GPU, b""
+        return STATUS_OK, GpuEvidence(devices=(self._gpu.device(nonce),)).encode()
 
     async def _watch(self, enclave: _Enclave) -> None:
         enclave.exit = await enclave.enclosed.wait()

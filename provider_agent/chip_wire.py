@@ -25,7 +25,7 @@ from trust.encoding import (
 from trust.errors import DocumentError
 from trust.image import MEASUREMENT_BYTES
 from trust.jobs import LeaseId
-from trust.messages import Endorsement
+from trust.messages import ENDORSEMENTS_MAX, Endorsement
 
 ENCLAVES_MAX: Final = 64  # running and ended ones that nobody has stopped yet
 LAUNCH_BYTES_MAX: Final = 4096  # a launch document has some 400 bytes
@@ -94,7 +94,8 @@ class ChipView(Struct):
     pid: Count
     root: Digest
     """Fingerprint of the root that certified it."""
-    endorsements: Annotated[tuple[Endorsement, ...], Size(least=0, most=8)]
+    endorsements: Annotated[tuple[Endorsement, ...], Size(least=0, most=ENDORSEMENTS_MAX)]
+    """Of the chip, and of its GPU."""
     enclaves: Annotated[tuple[EnclaveView, ...], Size(least=0, most=ENCLAVES_MAX)]
 
 

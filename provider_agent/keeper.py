@@ -4,6 +4,8 @@ Rules:
 - A record is written only after its action is done, and before the next is decided.
 - An action that fails because somebody does not answer is done again at the next round; a chip or a
   market that says *no* ends the lease with its word for it.
+- A launch that takes long holds up its own lease alone. Nothing else is decided about that lease
+  until the chip has answered.
 - Logs tell events with ids, never a payload.
 """
 
@@ -37,6 +39,7 @@ from provider_agent.relay import Relay, RelayTask
 from trust.messages import Briefing
 
 ACTIONS_A_ROUND_MAX: Final = 12  # a whole life has eleven; the next round goes on
+LAUNCH_LOOK_SECONDS = 1.0  # an enclave in a sandbox is there by then; a machine takes minutes
 CARRY_MS_MAX: Final = 600_000  # a last receipt is worth a wait, and not for ever
 OVER: Final = (Stage.ENDED, Stage.REPORTED, Stage.DONE)
 
@@ -79,6 +82,7 @@ class Keeper:
         self._clock = clock
         self._patience = patience or Patience()
         self._relays: dict[str, tuple[Relay, asyncio.Task[None]]] = {}
+        self._launches: dict[str, tuple[Action, asyncio.Task[EnclaveView]]] = {}
         self._records = {record.lease: record for record in journal.records()}
         self._answered_at: int | None = None
 
@@ -102,6 +106,8 @@ class Keeper:
             if not known and view.state in lifecycle.LIVE and len(self._records) < LEASES_MAX:
                 self._write(self._admitted(view, views or {}))
         for lease in tuple(self._records):
+            if not await self._launch_is_over(lease):
+                continue
             for _ in range(ACTIONS_A_ROUND_MAX):
                 facts = self._facts(lease, views, chip)
                 action = lifecycle.decide(self._records[lease], facts, self._clock())
@@ -140,8 +146,13 @@ class Keeper:
         """End every lease, report it and tear it down; the host goes on.
 
         What an enclave did since its last committed checkpoint is lost with it: the job resumes
-        there elsewhere, and the host is not paid for that work.
+        there elsewhere, and the host is not paid for that work. What is being launched is ended
+        once the chip has answered.
         """
+        if self._launches:
+            await asyncio.wait({task for _, task in self._launches.values()})
+            for lease in tuple(self._launches):
+                await self._launch_is_over(lease)
         for record in tuple(self._records.values()):
             if record.stage not in OVER:
                 action = lifecycle.end(record, LeaseEvent.FAILED, reason, self._clock())
@@ -150,11 +161,18 @@ class Keeper:
 
     async def stop_all(self, reason: str) -> None:
         """The host ends: end every lease, report it, tear it down."""
-        await self.end_all(reason)
-        await self.close()
+        try:
+            await self.end_all(reason)
+        finally:
+            await self.close()
 
     async def close(self) -> None:
-        """Stop pumping. Enclaves run on: the next agent finds them."""
+        """Stop pumping. Enclaves run on, and so do launches: the next agent finds them."""
+        launches = [task for _, task in self._launches.values()]
+        self._launches.clear()
+        for task in launches:
+            task.cancel()
+        await asyncio.gather(*launches, return_exceptions=True)
         for lease in tuple(self._relays):
             await self._drop_relay(lease)
 
@@ -208,7 +226,7 @@ class Keeper:
             return False
         except AgentError as error:  # what this agent stored is broken
             return self._refused(record, action, error)
-        if action.then is not None:
+        if done and action.then is not None:
             self._write(action.then)
         return done
 
@@ -238,9 +256,7 @@ class Keeper:
             case Step.BRIEF:
                 await self._brief(lease)
             case Step.LAUNCH:
-                document = self._journal.briefing(lease).launch
-                view = await self._chip.launch(document, self._journal.door(lease))
-                self._say_launched(view)
+                return await self._launch(lease, action)
             case Step.REPORT_LAUNCHED:
                 report = LeaseReport(event=LeaseEvent.LAUNCHED, reason="launched")
                 await self._market.report_lease(lease, report)
@@ -267,6 +283,27 @@ class Keeper:
             case Step.NOTE_START | Step.ADOPT | Step.END:
                 pass  # the record is all there is to it
         return True
+
+    async def _launch(self, lease: str, action: Action) -> bool:
+        """Start a launch, or take up the one that runs; whether it is done. Raises LaunchError."""
+        if lease not in self._launches:
+            document = self._journal.briefing(lease).launch
+            call = self._chip.launch(document, self._journal.door(lease))
+            self._launches[lease] = action, asyncio.ensure_future(call)
+        _, task = self._launches[lease]
+        await asyncio.wait({task}, timeout=LAUNCH_LOOK_SECONDS)
+        if not task.done():
+            return False
+        del self._launches[lease]
+        self._say_launched(task.result())
+        return True
+
+    async def _launch_is_over(self, lease: str) -> bool:
+        """Whether the lease may be decided on; a launch that has ended is finished here."""
+        if lease not in self._launches:
+            return True
+        action, task = self._launches[lease]
+        return task.done() and await self._do(self._records[lease], action)
 
     async def _brief(self, lease: str) -> None:
         """Store what to launch, once this host has nothing against it."""

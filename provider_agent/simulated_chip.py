@@ -1,8 +1,8 @@
 """A laptop's secure processor: its own process, holds the chip key, measures and starts enclaves.
 
 Rules:
-- `chip_server` says what it does; this is the process that does it, one for each home. Its key
-  leaves this process's memory by no core dump, no fork and no socket.
+- `chip_server` says what it does; this is the process that does it, one for each home. Its key,
+  and the one of its simulated GPU, leave this process's memory by no core dump, fork or socket.
 - An enclave lives no longer than the chip. A chip with no caller and no enclave ends by itself.
 - Simulated is a root, not a flag: whoever believes these reports has named this chip's root.
   Host and chip share a machine here, so the host can read all of it: real ones are for that.
@@ -26,9 +26,11 @@ from provider_agent import kernel, unix_sockets
 from provider_agent.chip_server import ChipServer
 from provider_agent.runtime_image import find_runtime
 from trust.errors import BlindhostError
-from trust.simulated import SimulatedChip
+from trust.simulated import SimulatedChip, SimulatedGpu
 
 CHIP_FILE: Final = "chip"
+GPU_FILE: Final = "gpu"
+"""Absent on a machine without a GPU."""
 LOCK_FILE: Final = "lock"
 SOCKET_NAME: Final = "socket"
 
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             chip = SimulatedChip.from_bytes((home / CHIP_FILE).read_bytes())
             runtime = options.runtime.resolve() if options.runtime else find_runtime()
-            server = ChipServer(chip, runtime=runtime, home=home)
+            server = ChipServer(chip, gpu=_read_gpu(home), runtime=runtime, home=home)
             asyncio.run(_serve(server, where))
     except BlockingIOError:
         _log.error("refused reason=another chip runs in this home")
@@ -62,6 +64,13 @@ def main(arguments: list[str] | None = None) -> int:
         _log.error("refused reason=%s", error)
         return os.EX_CONFIG
     return os.EX_OK
+
+
+def _read_gpu(home: Path) -> SimulatedGpu | None:
+    try:
+        return SimulatedGpu.from_bytes((home / GPU_FILE).read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 async def _serve(server: ChipServer, where: Path) -> None:

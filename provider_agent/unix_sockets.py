@@ -22,7 +22,7 @@ from typing import Final
 
 from provider_agent.errors import LaunchError
 
-PACKET_BYTES_MAX: Final = 1 << 17  # a chip's endorsements have some 10 KiB
+PACKET_BYTES_MAX: Final = 1 << 17  # a chip's endorsements have some 10 KiB, its GPU's 30
 PACKET_DESCRIPTORS_MAX: Final = 2  # the two ports of a door
 BACKLOG: Final = 8
 READ_BYTES: Final = 1 << 16

@@ -12,6 +12,7 @@
     │   ├── SegmentError              a segment whose bytes are not the listed ones, or do not open
     │   ├── TruncatedError            fewer bytes or segments than the manifest says
     │   └── PaddingError              padding that is not what the format prescribes
+    ├── MerkleError                   a proof that does not lead to the root, or is malformed
     ├── CustodyError                  shares that do not fit a core, or a lineage of the wrong kind
     ├── EvidenceError
     │   ├── EvidenceFormatError       bytes that are no report, certificate or list

@@ -189,7 +189,9 @@ def _decide_release(state: State, asked: ReleaseAsked, now: int) -> Decision:
     policies = accept_policies(holdings, inputs, job.document.buyer)  # (9)
     terms = accept_terms(holdings, memory, job, inputs, request.terms, now)  # (10)
     lineages = inputs.lineages(holdings.identity)
-    results = accept_evidence(bundle, statement, policies, lineages, now)  # (11)
+    results = accept_evidence(  # (11)
+        bundle, statement, policies, holdings.releases, lineages, now
+    )
     check_images(job.document, results)  # (12)
     check_heads(state, inputs.cores)  # (13)
     noted = memory.checkpoints.get(job.digest)

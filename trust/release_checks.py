@@ -33,7 +33,7 @@ from trust.jobs import (
     Terms,
 )
 from trust.messages import EvidenceBundle, Purpose, Statement
-from trust.release_state import Memory, Standing, State
+from trust.release_state import AcceptedReleases, Memory, Standing, State
 from trust.verifier.appraisal import Evidence, Expected, verify_evidence
 from trust.verifier.policy import AppraisalPolicy
 from trust.verifier.results import AttestationResult
@@ -341,18 +341,24 @@ def check_recipe(job: JobManifest, terms: Terms) -> None:
 
 
 def appraise(
-    bundle: EvidenceBundle, statement: Statement, policy: AppraisalPolicy, now: int
+    bundle: EvidenceBundle,
+    statement: Statement,
+    policy: AppraisalPolicy,
+    releases: AcceptedReleases | None,
+    now: int,
 ) -> AttestationResult:
     """The hardware signed this statement and launch document, and one policy accepts its machine.
 
     Raises RefusedError: ``evidence-untrusted``, ``evidence-malformed``, or the check that failed.
     """
+    released = None if releases is None else releases.values(policy, now)
     try:
         result = verify_evidence(
             Evidence.of(bundle),
             policy,
             Expected.of(statement),
             now=dt.datetime.fromtimestamp(now / 1000, dt.UTC),
+            released=released,
         )
     except EvidenceSignatureError as error:
         raise RefusedError("evidence-untrusted", str(error)) from error
@@ -366,6 +372,7 @@ def accept_evidence(
     bundle: EvidenceBundle,
     statement: Statement,
     policies: Sequence[AppraisalPolicy],
+    releases: AcceptedReleases | None,
     lineages: Sequence[bytes],
     now: int,
 ) -> tuple[AttestationResult, ...]:
@@ -373,7 +380,7 @@ def accept_evidence(
 
     A lineage is born real or simulated, and is never released under the other's policy.
     """
-    results = [appraise(bundle, statement, policy, now) for policy in policies]
+    results = [appraise(bundle, statement, policy, releases, now) for policy in policies]
     for lineage in lineages:
         wanted = KINDS[lineage_kind(lineage)]
         for result in results:

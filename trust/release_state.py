@@ -26,6 +26,7 @@ from trust.encoding import (
     UnixMilliseconds,
 )
 from trust.identity import PartyKey, Signed, verify_signed
+from trust.image_release import ReleaseDemands, ReleaseMemory
 from trust.jobs import (
     INPUTS_MAX,
     Close,
@@ -48,6 +49,7 @@ from trust.messages import (
     Statement,
 )
 from trust.verifier.policy import AppraisalPolicy
+from trust.verifier.reference import ReferenceValues
 
 ORDERS_MAX: Final = 1024  # a job's highest number of generations (trust/jobs.py)
 STORED_BYTES_MAX: Final = 1 << 18  # a grant is two attachments and a signature
@@ -502,6 +504,21 @@ def _give_back(spending: tuple[Spending, ...], seat: Seat) -> tuple[Spending, ..
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AcceptedReleases:
+    """Releases of images that this party accepted, and under which demands."""
+
+    demands: ReleaseDemands
+    memory: ReleaseMemory
+
+    def values(self, policy: AppraisalPolicy, now: int) -> ReferenceValues | None:
+        """What counts for this policy: if it makes these very demands; None: nothing does.
+
+        Raises RefusedError if all of it has become too old.
+        """
+        return self.memory.values(self.demands, now) if policy.releases == self.demands else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Holdings:
     """What the party put into its home."""
 
@@ -518,6 +535,8 @@ class Holdings:
     appraisal_policies: Mapping[bytes, AppraisalPolicy]
     jobs: Mapping[bytes, Signed[JobManifest]]
     """Jobs that this party submitted."""
+    releases: AcceptedReleases | None = None
+    """Images that it took from a log; None: it pins its own alone."""
 
     @property
     def identity(self) -> bytes:

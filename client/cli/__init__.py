@@ -12,12 +12,16 @@ import typer
 from client.cli import (
     adapter,
     events,
+    evidence,
+    facility,
+    image,
     job,
     models,
     money,
     offers,
     party,
     publish,
+    quote,
     seal,
     serve,
     trust,
@@ -35,7 +39,9 @@ app = typer.Typer(
 )
 party.add_to(app)
 offers.add_to(app)
+quote.add_to(app)
 trust.add_to(app)
+evidence.add_to(app)
 serve.add_to(app, job.job)
 events.add_to(job.job)
 models.add_to(seal.model)
@@ -45,7 +51,13 @@ app.add_typer(publish.terms, name="terms", help="Under which terms a model opens
 app.add_typer(publish.policy, name="policy", help="For whom, and on what machine.")
 app.add_typer(job.job, name="job", help="Submit a job and follow it.")
 app.add_typer(adapter.adapter, name="adapter", help="Have an adapter outside enclaves.")
-app.add_typer(seal.image, name="image", help="Measure a runtime image.")
+image.add_to(seal.image)
+app.add_typer(
+    seal.image,
+    name="image",
+    help="Measure, publish, rebuild, witness, audit and accept runtime images.",
+)
+app.add_typer(facility.facility, name="facility", help="Say where a machine stands.")
 app.add_typer(money.money, name="money", help="Balances, statement, receipts.")
 app.add_typer(party.lineage, name="lineage", help="Lineages and their keys.")
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated
 
+import aiohttp
 import typer
 
 from client.cli.shared import (
-    HomeOption,
     JsonOption,
     KeyFileOption,
     errors,
+    hex_bytes,
     lines,
     market,
     now_milliseconds,
@@ -20,6 +24,8 @@ from client.cli.shared import (
     show,
 )
 from client.dry_run import Would, preview_offer
+from client.files import HomeError
+from client.market_api import MarketAddress, MarketApi
 from client.search import (
     QueryError,
     format_clause,
@@ -36,6 +42,7 @@ from marketplace.wire import (
     OfferQuery,
     OfferView,
 )
+from trust.identity import PartyKey
 
 HEAD = ("offer", "price", "total", "GPU", "memory", "platform", "left", "host", "own keys")
 
@@ -46,9 +53,17 @@ def add_to(app: typer.Typer) -> None:
 
 
 def offers(
-    home: HomeOption,
     query: Annotated[
         str, typer.Argument(help="Clauses: 'gpu=H100 vram>=80GiB price<=2.00'; all where absent.")
+    ] = "",
+    home: Annotated[
+        Path | None, typer.Option("--home", help="This party's folder: with what own policies say.")
+    ] = None,
+    market_url: Annotated[
+        str, typer.Option("--market", help="Without a home: the market's address.")
+    ] = "",
+    market_key: Annotated[
+        str, typer.Option("--market-key", help="Without a home: its identity, hex.")
     ] = "",
     sort: Annotated[
         str, typer.Option(help="price, total, gpus, memory, left; -price: dearest first.")
@@ -62,7 +77,8 @@ def offers(
 ) -> None:
     """List what can be rented: credits per GPU-hour, and whether own policies rule it out.
 
-    With --json: a list of offers; with --explain the funnel, as the market says it.
+    Without --home nobody's keys are used: --market and --market-key, as in an invite, are enough to
+    look. With --json: a list of offers; with --explain the funnel, as the market says it.
     """
     try:
         clauses = parse_query(query)
@@ -73,10 +89,11 @@ def offers(
     asked = OfferQuery(
         clauses=clauses, order=order, descending=descending, after=None, skip=0, rows=rows
     )
-    opened, keys = open_home(home, key_file)
+    own = None if home is None else open_home(home, key_file)
+    visited = None if own is not None else _address(market_url, market_key)
 
     async def ask() -> OfferPage | OfferFunnel:
-        async with market(opened, keys) as api:
+        async with market(*own) if own is not None else _visiting(visited) as api:
             return await (api.explain_offers(asked) if explain else api.search_offers(asked))
 
     found = run(ask())
@@ -90,14 +107,32 @@ def offers(
     if as_json:
         show(found.offers, as_json=True)
         return
-    holdings = opened.holdings(keys)
-    kept = []
-    for each in found.offers:
-        preview = preview_offer(holdings, each, now)
-        refused = preview.would is Would.REFUSE
-        kept.append((*_row(each, now), preview.words if refused else ""))
-    lines(HEAD, kept)
+    if own is None:
+        lines(HEAD[:-1], [_row(each, now) for each in found.offers])
+    else:
+        holdings = own[0].holdings(own[1])
+        kept = []
+        for each in found.offers:
+            preview = preview_offer(holdings, each, now)
+            refused = preview.would is Would.REFUSE
+            kept.append((*_row(each, now), preview.words if refused else ""))
+        lines(HEAD, kept)
     say(f"{found.total} of {found.listed} fit")
+
+
+def _address(url: str, key: str) -> MarketAddress:
+    """The market of somebody without a home. Raises HomeError or EncodingError."""
+    if not url or not key:
+        raise HomeError("--home, or --market and --market-key: whose offers?")
+    return MarketAddress(url=url, identity=hex_bytes(key, what="market-key"))
+
+
+@contextlib.asynccontextmanager
+async def _visiting(address: MarketAddress | None) -> AsyncIterator[MarketApi]:
+    """The market, asked under a key drawn for this one look."""
+    assert address is not None
+    async with aiohttp.ClientSession() as session:
+        yield MarketApi(session, address=address, key=PartyKey.generate(), clock=now_milliseconds)
 
 
 def print_funnel(funnel: OfferFunnel, now: int) -> None:

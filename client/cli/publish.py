@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -18,12 +19,15 @@ from client.cli.shared import (
     show,
 )
 from client.home import Home
+from client.images import ImageFolder
 from client.keystore import Keystore
 from client.owner import next_number, sign_terms, sign_use_policy
-from trust.errors import EncodingError
+from client.policies import genuine, read_policy
+from trust.errors import EncodingError, PolicyError
 from trust.identity import Signed
 from trust.jobs import Budgets, OutputTerms, RecipeTerms, Terms, Undertaking, UsePolicy
-from trust.verifier.policy import MEASUREMENT_BYTES, AppraisalPolicy, production, simulated_policy
+from trust.verifier.policy import MEASUREMENT_BYTES, simulated_policy_of
+from trust.verifier.roots import parse_simulated_root
 
 DAY_MILLISECONDS: Final = 86_400_000
 
@@ -96,11 +100,31 @@ def publish_policy(
     lineage: Lineages,
     home: HomeOption,
     measurement: Annotated[
-        list[str], typer.Option(help="Runtime images that are good, hex of 48 bytes; repeat.")
-    ],
+        list[str] | None,
+        typer.Option(help="Runtime images that are good, hex of 48 bytes; repeat."),
+    ] = None,
+    facility_endorser: Annotated[
+        list[str] | None,
+        typer.Option(help="Whom to believe about where a machine stands, identity, hex; repeat."),
+    ] = None,
+    any_facility: Annotated[  # noqa: FBT002 - typer's way
+        bool, typer.Option("--any-facility", help="A genuine machine may stand anywhere.")
+    ] = False,
+    processor_alone: Annotated[  # noqa: FBT002 - typer's way
+        bool, typer.Option("--processor-alone", help="No GPU is demanded of a genuine machine.")
+    ] = False,
+    released_images: Annotated[  # noqa: FBT002 - typer's way
+        bool,
+        typer.Option(
+            "--released-images", help="Images count that `blindhost image accept` let pass."
+        ),
+    ] = False,
+    appraisal: Annotated[
+        Path | None, typer.Option(help="An appraisal policy of one's own, JSON or YAML.")
+    ] = None,
     accept_simulated_evidence_from: Annotated[
         list[str] | None,
-        typer.Option(help="Fingerprint of a simulated root, hex: proves nothing; repeat."),
+        typer.Option(help="A simulated root, [ANCHOR=]FINGERPRINT: proves nothing; repeat."),
     ] = None,
     buyer: Annotated[
         list[str] | None,
@@ -115,39 +139,58 @@ def publish_policy(
 ) -> None:
     """Sign and publish a use policy: on what machines, with which images, for whose jobs.
 
+    Whose hardware counts is said in one of three ways: of genuine machines, who endorses the
+    facility that they stand in (recommended), or that any facility will do; a file; or simulated
+    roots, whose evidence proves nothing.
+
     Without --buyer a model opens for whoever keeps its terms, a dataset for its own buyer alone.
-    Without a simulated root, the policy demands genuine hardware. Without --adapter-to an adapter
-    that was made with this lineage is handed to nobody.
+    Without --adapter-to an adapter that was made with this lineage is handed to nobody.
     """
     opened, keys = open_home(home, key_file)
     lineages = _lineages(lineage)
-    images = [hex_bytes(each, what="measurement", length=MEASUREMENT_BYTES) for each in measurement]
-    appraisal = _appraisal(images, accept_simulated_evidence_from or [])
+    images = [
+        hex_bytes(each, what="measurement", length=MEASUREMENT_BYTES) for each in measurement or ()
+    ]
+    endorsers = [hex_bytes(each, what="facility-endorser") for each in facility_endorser or ()]
+    genuine_words = bool(endorsers) or any_facility or processor_alone
+    ways = (appraisal is not None, bool(accept_simulated_evidence_from), genuine_words)
+    if sum(ways) > 1:
+        raise PolicyError("a file, simulated roots, or genuine machines: one of the three")
+    releases = ImageFolder(opened).demands() if released_images else None
+    if appraisal is not None:
+        if images or releases:
+            raise PolicyError("a policy from a file names its images itself")
+        made = read_policy(appraisal)
+    elif accept_simulated_evidence_from:
+        roots = [parse_simulated_root(each) for each in accept_simulated_evidence_from]
+        made = simulated_policy_of(roots, images, releases=releases)
+    else:
+        made = genuine(
+            images,
+            endorsers=endorsers,
+            market=opened.config.market,
+            allow_any_facility=any_facility,
+            processor_alone=processor_alone,
+            releases=releases,
+        )
     own = opened.load(UsePolicy, keys.party.identity).values()
     document = UsePolicy(
         version=1,
         custodian=keys.party.identity,
         number=next_number(own, lineages),
         lineages=lineages,
-        appraisal_policy=appraisal.digest,
+        appraisal_policy=made.digest,
         jobs_signed_by=None if not buyer else tuple(hex_bytes(b, what="buyer") for b in buyer),
         adapter_to=tuple(hex_bytes(each, what="adapter-to") for each in adapter_to or ()),
     )
-    signed = sign_use_policy(opened, keys, document, appraisal)
+    signed = sign_use_policy(opened, keys, document, made)
     _publish(opened, keys, signed)
     found = {
         "use_policy": signed.digest,
-        "appraisal_policy": appraisal.digest,
+        "appraisal_policy": made.digest,
         "number": document.number,
     }
     show(found, as_json=as_json)
-
-
-def _appraisal(images: list[bytes], roots: list[str]) -> AppraisalPolicy:
-    if not roots:
-        return production(images)
-    first, *further = [hex_bytes(each, what="root fingerprint") for each in roots]
-    return simulated_policy(first, images, further_roots=further)
 
 
 def _lineages(texts: list[str]) -> tuple[bytes, ...]:

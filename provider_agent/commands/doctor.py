@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import datetime as dt
+import os
 import sys
 from pathlib import Path
 from typing import Final
@@ -25,11 +26,15 @@ from provider_agent.doctor.rows import ROWS
 from provider_agent.doctor.settings import launcher_settings
 from provider_agent.doctor.view import HostView, UnreadError
 from provider_agent.errors import AgentError
+from provider_agent.journal import replace_file
+from provider_agent.machines.config import SOCKET_PATH
+from provider_agent.machines.readings import LauncherProbe, reader_of
 from provider_agent.market_client import MarketAddress
 from trust.encoding import parse_hex
 from trust.identity import PartyKey
 
 KEY_FILE: Final = "key"
+DOCTOR_FILE: Final = "doctor.json"
 ROOT = Path("/")  # a test lays out another
 CACHE: Final = Path("/var/cache/private/blindhost")
 VENDORS: Final = {"dell": "dell", "lenovo": "lenovo", "supermicro": "ami", "asus": "ami"}
@@ -50,7 +55,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     doctor.add_argument("--market", metavar="URL")
     doctor.add_argument("--market-identity", metavar="HEX")
     doctor.add_argument("--market-certificate", metavar="HEX", help="SHA-256; for https")
-    doctor.add_argument("--home", type=Path, help="the agent's, whose key the market knows")
+    doctor.add_argument(
+        "--home",
+        type=Path,
+        help="the agent's: its key is known to the market; doctor.json stays there",
+    )
     selftest = commands.add_parser("selftest", help="boot what this machine offers, and verify it")
     selftest.add_argument("--json", action="store_true", help="one JSON object, and nothing else")
     selftest.add_argument("--home", type=Path, required=True, help="home of the agent")
@@ -71,6 +80,8 @@ def run(options: argparse.Namespace) -> int:
         return _undo(options)
     context = _context(options)
     made = make_checks(ROWS, context, only=options.only)
+    if options.home is not None and not options.only:
+        keep_report(options.home, made)
     if options.fix:
         return _fix(options, made, context)
     if options.bundle is not None:
@@ -83,6 +94,17 @@ def run(options: argparse.Namespace) -> int:
     else:
         _say(render(made, vendor=_vendor(context)))
     return exit_status(made)
+
+
+def keep_report(home: Path, made: tuple[Check, ...]) -> None:
+    """Leave the checks in the agent's home, where ``leases --why`` looks. Raises AgentError.
+
+    A home that is not there is not made: then no agent will look.
+    """
+    if not home.is_dir():
+        raise AgentError(f"no agent has a home at {home.name}")
+    text = report_json(made, command="doctor", offers=offers(made))
+    replace_file(home / DOCTOR_FILE, text.encode())
 
 
 def _context(options: argparse.Namespace) -> Context:
@@ -98,14 +120,17 @@ def _context(options: argparse.Namespace) -> Context:
 
 
 def _probe(view: HostView, market: MarketProbe | None) -> Probe:
-    """With the launcher's own QEMU and admin tool, where it has been told which."""
-    tool, qemu = ADMIN_TOOL, QEMU
+    """With the launcher's own QEMU and admin tool, where it has been told which; and its eyes."""
+    tool, qemu, launcher = ADMIN_TOOL, QEMU, None
     with contextlib.suppress(UnreadError):
         settings = launcher_settings(view)
         qemu = settings.qemu
         if settings.gpu_tool is not None:
             tool = (settings.gpu_tool, *ADMIN_TOOL[1:])
-    return HostProbe(cache=CACHE, market=market, admin_tool=tool, qemu=qemu)
+        if os.geteuid() != 0:  # root reads it all by itself
+            launcher = reader_of(settings.platform, SOCKET_PATH)
+    here = HostProbe(cache=CACHE, market=market, admin_tool=tool, qemu=qemu)
+    return here if launcher is None else LauncherProbe(here, launcher)
 
 
 def _now() -> dt.datetime:

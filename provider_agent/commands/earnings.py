@@ -19,6 +19,7 @@ from provider_agent.commands.connect import (
     wall_clock,
 )
 from provider_agent.earnings.book import BOOK_FILE, Book
+from provider_agent.earnings.energy import HOST_SETTINGS, Energy, estimate, read_power
 from provider_agent.earnings.lines import Statement
 from provider_agent.earnings.render import as_beancount, as_csv, as_json, as_text
 from provider_agent.earnings.statement import Accounts, make_statement
@@ -43,19 +44,21 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the statement."""
     statement = asyncio.run(_statement(options))
-    say(shown(statement, options).rstrip("\n"))
+    power = read_power(HOST_SETTINGS)
+    energy = None if power is None else estimate(statement, power)
+    say(shown(statement, options, energy).rstrip("\n"))
     return os.EX_OK if statement.holds else DIFFERS
 
 
-def shown(statement: Statement, options: argparse.Namespace) -> str:
+def shown(statement: Statement, options: argparse.Namespace, energy: Energy | None = None) -> str:
     """In the shape that the options ask for."""
     if options.csv:
         return as_csv(statement)
     if options.json:
-        return as_json(statement)
+        return as_json(statement, energy)
     if options.beancount:
         return as_beancount(statement)
-    return as_text(statement, group="lease" if options.lease else "day")
+    return as_text(statement, group="lease" if options.lease else "day", energy=energy)
 
 
 async def _statement(options: argparse.Namespace) -> Statement:

@@ -18,6 +18,7 @@ from provider_agent.commands.connect import (
     say,
     wall_clock,
 )
+from provider_agent.commands.doctor import DOCTOR_FILE
 from provider_agent.earnings.book import BOOK_FILE, Book
 from provider_agent.earnings.maintenance import Plan
 from provider_agent.earnings.why import Blockers, why_text
@@ -25,7 +26,6 @@ from provider_agent.errors import AgentError
 from trust.encoding import parse_json
 
 NAME: Final = "leases"
-DOCTOR_FILE: Final = "doctor.json"
 OFFER_FILE: Final = "offer"
 FILE_BYTES_MAX: Final = 1 << 20
 

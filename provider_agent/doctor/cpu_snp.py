@@ -264,8 +264,8 @@ ROWS: Final = (
         remedies=(
             Remedy(
                 kind=RemedyKind.COMMAND,
-                text="Fetch vcek, ask, ark and crl for this chip and TCB from AMD's service, once, "
-                f"into /{ENDORSEMENTS}",
+                text="blindhost-agent endorsements fetch --snp-product … --snp-chip-id … --snp-tcb "
+                "…, once for each TCB; without a way to AMD's service, endorsements import",
             ),
         ),
         depends_on=("snp.tcb", "snp.mask_chip"),

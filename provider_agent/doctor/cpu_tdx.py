@@ -6,8 +6,6 @@ Linux arch/x86/virt/vmx/tdx.
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 import re
 from typing import Final
 
@@ -25,11 +23,13 @@ from provider_agent.doctor.check import (
 )
 from provider_agent.doctor.context import INTEL, Context
 from provider_agent.doctor.view import AbsentError, UnreadError
+from provider_agent.endorsements.errors import EndorsementError
+from provider_agent.endorsements.shapes import TDX_KINDS, lifetime
 
 VM_TYPE_TDX: Final = 5
 EMERALD_RAPIDS: Final = 207
 KEYS_LEAST: Final = 17
-COLLATERAL: Final = "var/lib/blindhost/endorsements/tdx/tcb-info.json"
+COLLATERAL: Final = "var/lib/blindhost/endorsements/tdx"
 COLLATERAL_DAYS_MAX: Final = 30
 REGISTRATION_LOG: Final = "var/log/mpa_registration.log"
 REGISTRATION_LOG_BYTES_MAX: Final = 1 << 22
@@ -143,19 +143,23 @@ def _registered(context: Context) -> Outcome:
 
 
 def _collateral(context: Context) -> Outcome:
+    """(1) All seven objects are here, of their kinds. (2) None has run out. (3) The TCB information
+    is no older than a policy takes.
+    """
     context.require_vendor(INTEL)
-    try:
-        text = context.view.text(COLLATERAL, most=1 << 20)
-    except AbsentError:
-        return bad("none is cached")
-    value = json.loads(text)
-    issued, ends = (
-        dt.datetime.fromisoformat(value["tcbInfo"][name]) for name in ("issueDate", "nextUpdate")
-    )
-    days = (context.now - issued).days
-    if context.now >= ends:
-        return bad(days, note="it has run out")
-    return decided(days < COLLATERAL_DAYS_MAX, days)
+    lives = {}
+    for kind in TDX_KINDS:  # (1)
+        try:
+            lives[kind] = lifetime(kind, context.view.content(f"{COLLATERAL}/{kind}"))
+        except AbsentError:
+            return bad(f"no {kind}")
+        except EndorsementError as error:
+            return bad(error.text)
+    for kind, life in lives.items():  # (2)
+        if life.ends is None or life.ends <= context.now:
+            return bad(f"{kind} has run out")
+    days = (context.now - lives["tdx-tcb-info"].begins).days
+    return decided(days < COLLATERAL_DAYS_MAX, days)  # (3)
 
 
 def _row(
@@ -356,7 +360,7 @@ ROWS: Final = (
         "Intel's collateral is cached, and fresh",
         _collateral,
         category=Category.FIRMWARE,
-        read=(f"file:{COLLATERAL}",),
+        read=tuple(f"file:{COLLATERAL}/{each}" for each in TDX_KINDS),
         operator="<",
         required=COLLATERAL_DAYS_MAX,
         unit="days",
@@ -364,8 +368,8 @@ ROWS: Final = (
         remedies=(
             Remedy(
                 kind=RemedyKind.COMMAND,
-                text="Fetch TCB information from Intel's service, or a cache of it, into "
-                f"/{COLLATERAL}",
+                text="blindhost-agent endorsements fetch --tdx-quote FILE, from Intel's service or "
+                "by --pccs-url; without a way to either, endorsements import",
             ),
         ),
         depends_on=("tdx.registered",),

@@ -32,7 +32,7 @@ from provider_agent.doctor.context import Context
 from provider_agent.doctor.engine import make_checks
 from provider_agent.doctor.probe import MappingProbe
 from provider_agent.doctor.selftest_job import SelftestJob, make_job
-from provider_agent.doctor.selftest_rows import Facts, Step, make_rows
+from provider_agent.doctor.selftest_rows import Facts, Step, make_rows, why_absent
 from provider_agent.doctor.view import HostView, UnreadError
 from provider_agent.errors import AgentError, DoorError, LaunchError
 from provider_agent.frames import (
@@ -97,7 +97,7 @@ class Bench:
 
 async def check_platform(bench: Bench) -> tuple[Check, ...]:
     """Run it; every check. Raises nothing for what the machine does: that is a check's matter."""
-    facts = Facts(platform=bench.platform)
+    facts = Facts(platform=bench.platform, absent=why_absent(bench.view, bench.platform))
     context = Context(view=bench.view, probe=MappingProbe({}), now=bench.now)
     with contextlib.suppress(UnreadError):
         facts.gpus = len(context.gpus)

@@ -22,7 +22,7 @@ from provider_agent.doctor.check import (
     warn,
 )
 from provider_agent.doctor.context import Context
-from provider_agent.doctor.view import UnreadError
+from provider_agent.doctor.view import HostView, UnreadError
 from trust.verifier.results import AttestationResult
 
 BOOT_MILLISECONDS_MAX: Final = 120_000
@@ -46,6 +46,8 @@ class Facts:
     """What one selftest found. None: it did not come so far."""
 
     platform: str
+    absent: str | None = None
+    """Why this machine has no such platform; None: it has, or none was asked for."""
     gpus: int | None = None
     image: bytes | None = None
     """Measurement of the runtime's files, by this process: 48 bytes."""
@@ -114,10 +116,36 @@ def _ended(facts: Facts, step: Step) -> Outcome:
     raise UnreadError("the test did not come so far")
 
 
+PRESENCE: Final = {
+    "sev-snp": ("sys/module/kvm_amd/parameters/sev_snp", "doctor --only snp.vm_type snp.dev"),
+    "tdx": ("sys/module/kvm_intel/parameters/tdx", "doctor --only tdx.vm_type tdx.sgx"),
+}
+"""Where KVM says that it takes guests of a platform, and who says why it does not."""
+
+
+def why_absent(view: HostView, platform: str) -> str | None:
+    """Why a selftest of a platform can't be: it is not there. None: KVM says it is, or none asked.
+
+    A parameter that cannot be read is no parameter: nothing would boot either.
+    """
+    if platform not in PRESENCE:
+        return None
+    path, doctor = PRESENCE[platform]
+    try:
+        value = view.text(path, most=64)
+    except UnreadError as error:
+        value = str(error)
+    if value in ("Y", "1"):
+        return None
+    return f"KVM takes no {platform} guest here ({value}): blindhost-agent {doctor} says why"
+
+
 def _platform(facts: Facts) -> Outcome:
     if facts.platform == "simulated":
         return good("simulated", note="it proves that the software works, not that it is sealed")
-    if facts.platform in ("sev-snp", "tdx"):
+    if facts.absent is not None:
+        return bad("not on this machine", note=facts.absent)
+    if facts.platform in PRESENCE:
         return Outcome(
             status=Status.UNKNOWN,
             actual=None,

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from provider_agent.earnings.energy import Energy
 from provider_agent.earnings.lines import Idle, Line, Part, State, Statement
 
 CREDIT: Final = 1_000_000
@@ -44,7 +45,7 @@ def moment(at: int) -> str:
 # --- text ----------------------------------------------------------------------------------------
 
 
-def as_text(statement: Statement, *, group: str) -> str:
+def as_text(statement: Statement, *, group: str, energy: Energy | None = None) -> str:
     """For people. `group` is ``day`` or ``lease``: what lines are put together under."""
     rows: list[str] = []
     lines = sorted(statement.lines, key=lambda each: (getattr(each, group), each.start))
@@ -59,6 +60,11 @@ def as_text(statement: Statement, *, group: str) -> str:
     rows.extend(_text_idle(statement.idle))
     rows.append("totals  " + (_states(statement.totals) or "nothing yet"))
     rows.append(f"net  {credits_of(statement.net)}")
+    if energy is not None:
+        rows.append(
+            f"energy, by your own figures  {energy.watt_hours} Wh while leased, "
+            f"{credits_of(energy.cost)}; left {credits_of(energy.margin)}"
+        )
     if not statement.holds:
         wrong = sum(1 for each in statement.lines if each.verdicts)
         rows.append(f"{wrong} of {len(statement.lines)} lines do not follow from their receipts")
@@ -123,8 +129,8 @@ def as_csv(statement: Statement) -> str:
     return file.getvalue()
 
 
-def as_json(statement: Statement) -> str:
-    """All of it: the dataclasses' own fields, and each line's net."""
+def as_json(statement: Statement, energy: Energy | None = None) -> str:
+    """All of it: the dataclasses' own fields, and each line's net; null: no estimate."""
     lines = [{**_plain(each), "net": each.net} for each in statement.lines]
     body = {
         "lines": lines,
@@ -132,6 +138,7 @@ def as_json(statement: Statement) -> str:
         "totals": [_plain(each) for each in statement.totals],
         "net": statement.net,
         "holds": statement.holds,
+        "energy": None if energy is None else _plain(energy),
     }
     return json.dumps(body, indent=2)
 

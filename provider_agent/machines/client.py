@@ -51,7 +51,7 @@ ANSWER_SECONDS_MAX: Final = 60.0
 LAUNCH_SECONDS_MAX: Final = 600.0  # eight GPUs are read, reset and read again, one after another
 STOP_SECONDS_MAX: Final = 900.0  # QEMU's end, then eight resets
 
-A = TypeVar("A", MachineView, MachinesView, Prepared, Probed, Stopped)
+A = TypeVar("A", MachineView, MachinesView, Prepared, Probed, Stopped, wire.WasRead)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +77,7 @@ class Certificates:
 
 
 class MachineLauncher:
-    """A client of the launcher. It holds no connection and no state."""
+    """A client of the launcher. It holds no connection, and no state of a lease."""
 
     def __init__(
         self,
@@ -94,6 +94,15 @@ class MachineLauncher:
             raise MachineRefusedError(
                 "agent-is-root", "the agent of a real host never runs as root"
             )
+
+    @property
+    def certificates(self) -> Certificates:
+        """What leases launched from now on carry."""
+        return self._certificates
+
+    def carry(self, certificates: Certificates) -> None:
+        """Carry these from now on."""
+        self._certificates = certificates
 
     async def launch(self, document: bytes, door: Path) -> EnclaveView:
         """Start a machine whose door's ports are bound in the folder `door` (mode 0700).
@@ -146,6 +155,10 @@ class MachineLauncher:
     async def probe(self) -> Probed:
         """What the host's QEMU can do."""
         return await self._ask(Probe(), Probed)
+
+    async def read(self, reading: str) -> str:
+        """Have one of `readings.READINGS` read: JSON. Raises LaunchError."""
+        return (await self._ask(wire.Read(reading=reading), wire.WasRead)).answer
 
     async def prepare_gpu(self, lease: str) -> Prepared:
         """Claim and prove this host's GPUs for a lease, ahead of its launch."""

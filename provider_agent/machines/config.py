@@ -24,7 +24,7 @@ STATE_HOME: Final = Path("/var/lib/blindhost-launcher")
 """Records, claims and consoles."""
 SOCKET_PATH: Final = Path("/run/blindhost/launcher.sock")
 """SOCK_SEQPACKET, root:blindhost, mode 0660; systemd's socket unit makes it."""
-VERBS: Final = ("launch-machine", "prepare-gpu", "probe", "status", "stop", "wait")
+VERBS: Final = ("launch-machine", "prepare-gpu", "probe", "read", "status", "stop", "wait")
 CONFIG_BYTES_MAX: Final = 1 << 16
 MACHINES_MAX: Final = 16
 IMAGES_MAX: Final = 32

@@ -23,6 +23,7 @@ from provider_agent.machines.spec import BDF_EXPRESSION
 TOOL_SECONDS_MAX: Final = 60.0  # a reset and the card's own boot take some seconds
 OUTPUT_BYTES_MAX: Final = 1 << 16
 _MODE: Final = re.compile(r"CC mode is (\S+)\s*$")
+_PPCIE: Final = re.compile(r"PPCIe mode is (\S+)\s*$", re.IGNORECASE)
 
 
 class CcMode(enum.StrEnum):
@@ -40,6 +41,10 @@ class GpuAdmin(Protocol):
         """Read the mode. Raises MachineError."""
         ...
 
+    async def ppcie_on(self, address: str) -> bool:
+        """Whether the card is in PPCIe mode. Raises MachineError."""
+        ...
+
     async def reset(self, address: str) -> None:
         """Reset the card and wait for its boot. Raises MachineError."""
         ...
@@ -53,18 +58,29 @@ class AdminTool:
 
     async def cc_mode(self, address: str) -> CcMode:
         """Read the mode. Raises MachineError."""
-        output = await self._run(address, "--query-cc-mode")
+        found = await self._mode(address, "--query-cc-mode", _MODE)
+        try:
+            return CcMode(found)
+        except ValueError as error:
+            raise MachineError("gpu-tool", f"{address}: mode {found[:32]!r}") from error
+
+    async def ppcie_on(self, address: str) -> bool:
+        """Whether the card is in PPCIe mode. Raises MachineError."""
+        found = await self._mode(address, "--query-ppcie-mode", _PPCIE)
+        if found not in {"on", "off"}:
+            raise MachineError("gpu-tool", f"{address}: PPCIe mode {found[:32]!r}")
+        return found == "on"
+
+    async def _mode(self, address: str, query: str, line_of: re.Pattern[str]) -> str:
+        output = await self._run(address, query)
         found = [
             match[1]
             for line in output.splitlines()
-            if address in line.lower() and (match := _MODE.search(line))
+            if address in line.lower() and (match := line_of.search(line))
         ]
         if len(found) != 1:
             raise MachineError("gpu-tool", f"{address}: {len(found)} lines tell a mode; wanted 1")
-        try:
-            return CcMode(found[0])
-        except ValueError as error:
-            raise MachineError("gpu-tool", f"{address}: mode {found[0][:32]!r}") from error
+        return found[0]
 
     async def reset(self, address: str) -> None:
         """Reset through the kernel. Raises MachineError."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from provider_agent.doctor.gpu_table import MODELS, Generation
 from provider_agent.journal import replace_file
 from provider_agent.machines.errors import MachineError, MachineRefusedError
 from provider_agent.machines.gpu_tool import CcMode, GpuAdmin
@@ -101,7 +102,8 @@ class Gpus:
         """Prove that claimed GPUs are fit for a lease. Raises MachineError.
 
         (1) They are this lease's. (2) Present and bound to vfio-pci. (3) Alone in their IOMMU
-        groups. (4) All GPUs of the host in one mode, and that is *on*. (5) Reset. (6) Still *on*.
+        groups. (4) None of them in PPCIe mode; all GPUs of the host in one mode, and that is *on*.
+        (5) Reset. (6) Still *on*.
         A failure from (5) on is quarantine.
         """
         for address in addresses:
@@ -109,7 +111,8 @@ class Gpus:
             if standing.state is not GpuState.CLAIMED or standing.detail != lease:  # (1)
                 raise MachineRefusedError("gpu-not-claimed", f"{address} is not {lease}'s")
             self._check_binding(address)  # (2) (3)
-        await self._check_modes(addresses)  # (4)
+            await self._check_alone(address)  # (4)
+        await self._check_modes(addresses)
         for address in addresses:
             await self._renew(address)  # (5) (6)
 
@@ -126,6 +129,20 @@ class Gpus:
         if strangers:
             text = f"{address} shares its IOMMU group with {', '.join(strangers[:8])}"
             raise MachineRefusedError("gpu-group", text)
+
+    async def _check_alone(self, address: str) -> None:
+        """Refuse PPCIe mode, which Hopper alone has: a card that sysfs does not name is asked too.
+
+        In it a whole board with its switches serves one guest, and their links are not encrypted.
+        Policies refuse its evidence unless they say otherwise, and this launcher gives a guest
+        single cards.
+        """
+        model = MODELS.get(self._pci.device(address) or 0)
+        if model is not None and model.generation is not Generation.HOPPER:
+            return
+        if await self._admin.ppcie_on(address):
+            text = f"{address} is in PPCIe mode, of a whole board in one guest; wanted off"
+            raise MachineRefusedError("gpu-ppcie", f"{text}: --set-ppcie-mode=off, then reset")
 
     async def _check_modes(self, addresses: tuple[str, ...]) -> None:
         # A card in a guest's hands is not touched; it was *on* when it was given away.

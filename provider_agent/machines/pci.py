@@ -32,6 +32,13 @@ class PciView:
         """Whether the device is there."""
         return (self._devices / address).is_dir()
 
+    def device(self, address: str) -> int | None:
+        """Its device id; None: sysfs does not say."""
+        try:
+            return int((self._devices / address / "device").read_text(), 16)
+        except (OSError, ValueError):
+            return None
+
     def driver(self, address: str) -> str | None:
         """The driver that it is bound to; None: to none."""
         link = self._devices / address / "driver"

@@ -6,23 +6,35 @@ Without ``--launcher`` there is none of this: the host serves a simulated chip.
 from __future__ import annotations
 
 import argparse
+import asyncio
+import datetime as dt
+import logging
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from provider_agent.chip_wire import ChipView
+from provider_agent.endorsements import shapes
+from provider_agent.endorsements.errors import EndorsementError
+from provider_agent.endorsements.options import FOLDER, add_services, services_of
+from provider_agent.endorsements.refresh import refresh
+from provider_agent.endorsements.rounds import carried
+from provider_agent.endorsements.store import Store
 from provider_agent.machines.client import Certificates, MachineLauncher, MachineShape
 from provider_agent.machines.errors import MachineRefusedError
 from provider_agent.machines.spec import BDF_EXPRESSION, Platform
 from provider_agent.refusals import Enrolment
-from trust.encoding import DIGEST_BYTES, parse_hex
+from trust.encoding import DIGEST_BYTES, digest, parse_hex
 from trust.errors import BlindhostError, EncodingError
 from trust.messages import Endorsement
-from trust.verifier.endorsements import parse_snp_endorsements
 
-ENDORSEMENTS: Final = Path("/var/lib/blindhost/endorsements")
-SNP_ENDORSEMENTS: Final = ("vcek", "ask", "ark", "crl")
-ENDORSEMENT_BYTES_MAX: Final = 1 << 18
+FETCH_SECONDS: Final = 3600.0
+_FOLDERS: Final = {Platform.SNP: shapes.SNP, Platform.TDX: shapes.TDX}
+
+_log = logging.getLogger("blindhost.agent")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -35,10 +47,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--machine-endorsements",
         type=Path,
-        default=ENDORSEMENTS,
-        help="folder with the vendor's certificates of this chip",
+        default=FOLDER,
+        help="folder of `blindhost-agent endorsements`",
     )
     group.add_argument("--machine-gpu", action="append", default=[], help="PCI address; repeat it")
+    add_services(parser)
 
 
 class FoundLauncher:
@@ -55,7 +68,7 @@ class FoundLauncher:
         return await self._launcher.status()
 
     async def stop(self) -> None:
-        """Nothing: the keeper has ended the leases, and each with it its machine."""
+        """Nothing: machines run on, and the next agent adopts them."""
 
 
 def machine_launcher(
@@ -85,34 +98,76 @@ def machine_launcher(
     return MachineLauncher(shape, certificates=certificates, path=options.launcher)
 
 
-def read_certificates(options: argparse.Namespace) -> Certificates:
-    """The vendor's certificates of this host's chip, as DER files of a folder.
+def read_certificates(options: argparse.Namespace, now: dt.datetime) -> Certificates:
+    """What the vendors certify of this host, as `endorsements` keeps it: of the CPU, and of GPUs.
 
-    They are carried, and not believed here: a verifier leads the chain. An emulated machine has
-    none. Raises MachineRefusedError where one is missing, or is no certificate.
+    It is carried, and not believed here: a verifier leads the chains. An emulated machine has
+    none. Raises MachineRefusedError where something is missing, or has run out.
     """
     if options.machine_platform is None:
         raise MachineRefusedError("no-machine", "--launcher wants --machine-platform")
     platform = Platform(options.machine_platform)
     if not platform.confidential:
         return Certificates(root=bytes(DIGEST_BYTES), endorsements=())
-    if platform is not Platform.SNP:
-        text = f"certificates of {platform.value} can't be carried yet"
-        raise MachineRefusedError("no-endorsements", text)
-    folder: Path = options.machine_endorsements / "snp"
-    content = []
-    for kind in SNP_ENDORSEMENTS:
-        try:
-            with (folder / kind).open("rb") as file:
-                content.append((kind, file.read(ENDORSEMENT_BYTES_MAX)))
-        except OSError as error:
-            raise MachineRefusedError("no-endorsements", f"{kind}: {error.strerror}") from error
+    platforms = [_FOLDERS[platform], *([shapes.GPU] if options.machine_gpu else [])]
     try:
-        root = parse_snp_endorsements(content).root.fingerprint
-    except BlindhostError as error:
-        raise MachineRefusedError("no-endorsements", str(error)) from error
-    found = tuple(Endorsement(kind=kind, content=each) for kind, each in content)
-    return Certificates(root=root, endorsements=found)
+        found = carried(Store(options.machine_endorsements), platforms, now)
+    except EndorsementError as error:
+        raise MachineRefusedError("no-endorsements", error.text) from error
+    return Certificates(root=_root_of(found), endorsements=found)
+
+
+def _root_of(endorsements: Sequence[Endorsement]) -> bytes:
+    """Fingerprint of the certificate that the host says is the CPU vendor's root, 32 bytes."""
+    content = {each.kind: each.content for each in endorsements}
+    if "ark" in content:
+        return digest(content["ark"])
+    root = shapes.pem_chain(content["tdx-pck-crl-chain"])[-1]
+    return digest(root.public_bytes(Encoding.DER))
+
+
+async def first_certificates(
+    options: argparse.Namespace, clock: Callable[[], dt.datetime]
+) -> Certificates:
+    """What is here; and only if it won't do, what can be fetched now: a start waits for nobody.
+
+    Raises MachineRefusedError.
+    """
+    try:
+        return read_certificates(options, clock())
+    except MachineRefusedError as error:
+        if error.code != "no-endorsements":
+            raise
+    await fetch_certificates(options, clock)
+    return read_certificates(options, clock())
+
+
+async def keep_certificates(
+    options: argparse.Namespace, launcher: MachineLauncher, clock: Callable[[], dt.datetime]
+) -> None:
+    """Fetch what is due, once an hour, and let the launcher's next leases carry it. Never ends.
+
+    What can't be fetched is logged, and what was carried before is carried on: whether it has run
+    out is for a verifier's clock, and not for this one.
+    """
+    while True:
+        await fetch_certificates(options, clock)
+        try:
+            launcher.carry(read_certificates(options, clock()))
+        except MachineRefusedError as error:
+            _log.warning("endorsements reason=%s", error)
+        await asyncio.sleep(FETCH_SECONDS)
+
+
+async def fetch_certificates(options: argparse.Namespace, clock: Callable[[], dt.datetime]) -> None:
+    """One round of fetching, where `endorsements fetch` was told once what is wanted."""
+    store = Store(options.machine_endorsements)
+    try:
+        wanted = store.wanted()
+        if wanted is not None:
+            await refresh(store, wanted, services_of(options), clock)
+    except (BlindhostError, OSError) as error:
+        _log.warning("endorsements reason=%s", error)
 
 
 def enrolment_of(platform: Platform) -> Enrolment:

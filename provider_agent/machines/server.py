@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import socket
 from collections.abc import Coroutine
@@ -18,13 +19,22 @@ from typing import Any, Final
 
 from provider_agent import unix_sockets
 from provider_agent.chip_wire import ChipRefusal, Status, Stop, Wait
+from provider_agent.doctor.view import UnreadError
 from provider_agent.errors import LaunchError
 from provider_agent.machines import wire
 from provider_agent.machines.callers import check_caller, peer_of
 from provider_agent.machines.config import LauncherConfig
 from provider_agent.machines.errors import MachineError
 from provider_agent.machines.fleet import Fleet
-from provider_agent.machines.wire import LaunchMachine, MachineView, PrepareGpu, Probe
+from provider_agent.machines.readings import READINGS, Reader, read_here
+from provider_agent.machines.wire import (
+    LaunchMachine,
+    MachineView,
+    PrepareGpu,
+    Probe,
+    Read,
+    WasRead,
+)
 from trust.errors import EncodingError
 
 CALLERS_MAX: Final = 64  # an agent waits on each machine, and asks one thing besides
@@ -38,8 +48,8 @@ _log = logging.getLogger("blindhost.launcher")
 class LauncherServer:
     """Answers agents for one fleet."""
 
-    def __init__(self, fleet: Fleet, config: LauncherConfig) -> None:
-        self._fleet, self._config = fleet, config
+    def __init__(self, fleet: Fleet, config: LauncherConfig, *, reader: Reader = read_here) -> None:
+        self._fleet, self._config, self._reader = fleet, config, reader
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, listener: socket.socket, stop: asyncio.Event) -> None:
@@ -100,6 +110,8 @@ class LauncherServer:
                     return await self._fleet.prepare_gpu(ask)
                 case Probe():
                     return await self._fleet.probe()
+                case Read(reading=reading):
+                    return await self._read(reading)
                 case Wait(lease=lease):
                     return await self._fleet.wait(lease)
                 case Stop(lease=lease):
@@ -115,6 +127,15 @@ class LauncherServer:
             return ChipRefusal(code="failed", text=str(error)[:TEXT_CHARACTERS_MAX])
         finally:
             unix_sockets.close_all(packet.descriptors)
+
+    async def _read(self, reading: str) -> WasRead | ChipRefusal:
+        if (question := READINGS.get(reading)) is None:
+            return ChipRefusal(code="unknown-reading", text=f"{reading[:40]!r} is not on the list")
+        try:
+            answer = await asyncio.to_thread(self._reader, question)
+        except UnreadError as error:
+            return ChipRefusal(code="unread", text=str(error)[:TEXT_CHARACTERS_MAX])
+        return WasRead(answer=json.dumps(answer))
 
     async def _launch(self, ask: LaunchMachine, door: tuple[int, ...]) -> MachineView:
         view = await self._fleet.launch(ask, door)

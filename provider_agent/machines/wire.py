@@ -66,6 +66,15 @@ class Probe(Struct):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Read(Struct):
+    """Read something of the host's that the agent may not: a word of `readings.READINGS`."""
+
+    TAG: ClassVar[str | None] = "read"
+
+    reading: Text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MachineView(Struct):
     """One machine, as its record has it."""
 
@@ -122,13 +131,26 @@ class Probed(Struct):
     reduced_phys_bits: Uint16 | None
 
 
-Ask = LaunchMachine | PrepareGpu | Probe | Status | Wait | Stop
-Answer = MachineView | MachinesView | Prepared | Probed | Stopped | ChipRefusal
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WasRead(Struct):
+    """What was read."""
 
-ASKS: Final[tuple[type[Struct], ...]] = (LaunchMachine, PrepareGpu, Probe, Status, Wait, Stop)
+    TAG: ClassVar[str | None] = "was-read"
+
+    answer: Text
+    """JSON: a number, a text, or an object of them."""
+
+
+Ask = LaunchMachine | PrepareGpu | Probe | Read | Status | Wait | Stop
+Answer = MachineView | MachinesView | Prepared | Probed | Stopped | WasRead | ChipRefusal
+
+ASKS: Final[tuple[type[Struct], ...]] = (
+    *(LaunchMachine, PrepareGpu, Probe, Read),
+    *(Status, Wait, Stop),
+)
 ANSWERS: Final[tuple[type[Struct], ...]] = (
     *(MachineView, MachinesView, Prepared, Probed),
-    *(Stopped, ChipRefusal),
+    *(Stopped, WasRead, ChipRefusal),
 )
 
 

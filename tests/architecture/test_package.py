@@ -43,3 +43,16 @@ def test_every_package_is_pinned_and_torch_is_written_without_its_build() -> Non
     assert pins
     assert all("==" in line and "+" not in line and "@" not in line for line in pins)
     assert "torch==2.13.0" in pins
+
+
+def test_the_makefile_runs_every_folder_of_tests() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    named = {
+        word
+        for name in ("SUITES", "TOWNS")
+        for line in makefile.splitlines()
+        if line.startswith(name)
+        for word in line.partition(":=")[2].split()
+    }
+    folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {path.relative_to(ROOT / "tests").parts[0] for path in folders} == named

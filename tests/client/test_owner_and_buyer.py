@@ -28,7 +28,7 @@ from trust.identity import PartyKey
 from trust.jobs import Screen, UsePolicy
 from trust.messages import End
 from trust.release import Decision, ReceiptHeard
-from trust.verifier.policy import production, simulated_policy
+from trust.verifier.policy import any_facility, simulated_policy
 
 ASSETS = Path(__file__).parents[2] / "demo" / "assets"
 MODEL_FILES = (
@@ -262,7 +262,7 @@ def test_real_lineage_gets_no_simulated_policy_and_the_other_way_round(
 ) -> None:
     policies = {
         LineageKind.REAL: simulated_policy(root().fingerprint, [IMAGE]),
-        LineageKind.SIMULATED: production([IMAGE]),
+        LineageKind.SIMULATED: any_facility([IMAGE]),
     }
     for kind, appraisal in policies.items():
         lineage = keys.new_lineage(kind).lineage
@@ -281,7 +281,7 @@ def test_real_lineage_gets_no_simulated_policy_and_the_other_way_round(
 
 def test_mixed_policy_does_not_load() -> None:
     simulated = simulated_policy(root().fingerprint, [IMAGE])
-    real = production([IMAGE])
+    real = any_facility([IMAGE])
     with pytest.raises(PolicyError, match="never both"):
         dataclasses.replace(simulated, roots=(*simulated.roots, *real.roots))
 

@@ -30,7 +30,7 @@ from trust.jobs import JobManifest
 from trust.messages import EvidenceBundle, Purpose, ServeOffer, Statement
 from trust.release_state import Memory
 from trust.simulated.root import SimulatedRoot
-from trust.verifier.policy import production, simulated_policy
+from trust.verifier.policy import any_facility, simulated_policy
 
 NONCE = bytes(range(32))
 
@@ -342,7 +342,7 @@ def test_base_alone_is_appraised_by_what_the_buyer_uses_for_its_kind(tmp_path: P
         simulated_policy(rw.root().fingerprint, [rw.IMAGE]).digest
     ]
     assert verify(stage, enclave).request_key == enclave.request_key
-    stage.appraise(production([rw.IMAGE]), number=2)
+    stage.appraise(any_facility([rw.IMAGE]), number=2)
     with pytest.raises(RefusedError, match="no appraisal policy for simulated enclaves"):
         target(stage)
     books = Books(stage.home, stage.keys)

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from client.cli import app, main
-from client.market_api import MarketRefusedError
+from client.files import HomeError
+from client.market_api import MarketRefusedError, UnauthenticatedAnswerError
 from tests.client.test_cli import init, market
 from tests.client.test_owner_and_buyer import ASSETS, MODEL_FILES
 
@@ -54,6 +55,21 @@ def test_each_screen_has_lines_and_json_on_an_empty_market(home: Path) -> None:
     assert value(home, "trust", NAME, "--offline")["verdicts"] == []
     assert value(home, "releases") == []
     assert "nothing was ever released" in says(home, "releases", "--by-chip")
+
+
+@pytest.mark.slow
+def test_offers_are_listed_for_whoever_has_an_invite_and_no_keys(
+    market: dict[str, str], home: Path
+) -> None:
+    visit = ("offers", "--market", market["url"], "--market-key", market["identity"])
+    done = CliRunner().invoke(app, visit, catch_exceptions=False)
+    assert (done.exit_code, "0 of 0 fit" in done.stdout) == (0, True), done.output
+    assert "own keys" not in done.stdout  # there are none whose policies could say anything
+    wrong = (*visit[:-1], NAME)  # the pinned key is what makes the answer the market's
+    with pytest.raises(UnauthenticatedAnswerError):
+        CliRunner().invoke(app, wrong, catch_exceptions=False)
+    with pytest.raises(HomeError, match="whose offers"):
+        CliRunner().invoke(app, visit[:3], catch_exceptions=False)
 
 
 @pytest.mark.slow

@@ -583,8 +583,22 @@ class FakeAttester:
     platform = "sev-snp"
     writes_under = None
 
+    gpu: bytes | None = None
+
+    def __init__(self) -> None:
+        self.ready = 0
+
     def report(self, report_data: bytes) -> bytes:
         return report_data + bytes(1184 - 64)
+
+    def gpu_evidence(self, nonce: bytes) -> bytes | None:
+        return None if self.gpu is None else self.gpu + nonce
+
+    def offered(self) -> tuple[tuple[str, bytes], ...]:
+        return ()
+
+    def set_ready(self) -> None:
+        self.ready += 1
 
 
 def open_output(world: World, artifact: bytes) -> bytes:

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import socket
+import struct
 import threading
+import uuid
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
-from enclave_runtime.attester import KernelTsmFiles, SnpTsmAttester
+from enclave_runtime.attester import (
+    Attester,
+    KernelTsmFiles,
+    SnpTsmAttester,
+    TdxTsmAttester,
+    ask,
+    hardware_attester,
+    stated,
+)
+from enclave_runtime.certificate_table import parse_certificate_table
 from enclave_runtime.simulated import ChipAttester
+from tests.trust.makers import statement
+from trust.encoding import digest
 from trust.errors import EvidenceError
 from trust.evidence.snp import REPORT_BYTES
 
@@ -28,6 +44,8 @@ class FakeTsm:
         self.lose_writes = False
         self.stranger_writes = False
         self.removed: list[str] = []
+        self.aux: bytes | None = b""
+        """None: a kernel, or a platform, without auxblob."""
 
     def mkdir(self, path: str) -> None:
         if self.no_hardware is not None:
@@ -58,6 +76,8 @@ class FakeTsm:
                 if state["inblob"] is None or len(state["inblob"]) != 64:
                     raise OSError(errno.EINVAL, "outblob")
                 return b"report of " + state["inblob"]
+            case "auxblob" if self.aux is not None:
+                return self.aux
         raise OSError(errno.ENOENT, name)
 
     def rmdir(self, path: str) -> None:
@@ -87,9 +107,9 @@ def test_each_report_has_an_entry_of_its_own(tsm: FakeTsm) -> None:
 @pytest.mark.parametrize("code", [errno.ENXIO, errno.ENOENT, errno.EROFS])
 def test_a_machine_without_the_hardware_says_so(tsm: FakeTsm, code: int) -> None:
     tsm.no_hardware = code
-    for ask in (lambda: SnpTsmAttester(tsm).report(DATA), SnpTsmAttester(tsm).check):
+    for asks in (lambda: SnpTsmAttester(tsm).report(DATA), SnpTsmAttester(tsm).check):
         with pytest.raises(EvidenceError) as error:
-            ask()
+            asks()
         text = str(error.value)
         assert "no confidential-VM report interface at /sys/kernel/config/tsm/report" in text
         assert errno.errorcode[code] in text
@@ -150,6 +170,156 @@ def test_the_kernels_files_are_written_in_place_and_never_made(tmp_path) -> None
     files.rmdir(str(tmp_path / "entry"))
 
 
+# --- TDX, and which of the two it is -------------------------------------------------------------
+
+
+def test_a_quote_is_taken_under_the_same_rules(tsm: FakeTsm) -> None:
+    tsm.provider, tsm.aux = b"tdx_guest\n", None
+    attester = TdxTsmAttester(tsm)
+    assert attester.report(DATA) == b"report of " + DATA
+    assert attester.platform == "tdx"
+    assert attester.offered() == ()
+    tsm.stranger_writes = True
+    with pytest.raises(EvidenceError, match="generation"):
+        attester.report(DATA)
+    tsm.provider = b"sev_guest\n"
+    with pytest.raises(EvidenceError, match="sev_guest"):
+        attester.report(DATA)
+
+
+@pytest.mark.parametrize(
+    ("provider", "platform"), [(b"sev_guest\n", "sev-snp"), (b"tdx_guest\n", "tdx")]
+)
+def test_the_interface_says_which_platform_it_is(
+    tsm: FakeTsm, provider: bytes, platform: str
+) -> None:
+    tsm.provider = provider
+    assert hardware_attester(tsm).platform == platform
+    assert tsm.entries == {}
+
+
+def test_hardware_of_a_third_kind_is_refused(tsm: FakeTsm) -> None:
+    tsm.provider = b"arm_cca_guest\n"
+    with pytest.raises(EvidenceError, match="arm_cca_guest"):
+        hardware_attester(tsm)
+
+
+# --- what the host offers with a report ----------------------------------------------------------
+
+VCEK, VLEK, ASK, ARK = (
+    uuid.UUID(text).bytes
+    for text in (
+        "63da758d-e664-4564-adc5-f4b93be8accd",
+        "a8074bc2-a25a-483e-aae6-39c045a0b8a1",
+        "4ab7b379-bbac-4fe4-a02f-05aef327c782",
+        "c0b406a4-a803-4952-9743-3fb6014cd0ae",
+    )
+)
+
+
+def table(*entries: tuple[bytes, bytes], end: bytes = bytes(24)) -> bytes:
+    at, head, body = 24 * (len(entries) + 1), b"", b""
+    for guid, content in entries:
+        head += guid + struct.pack("<II", at + len(body), len(content))
+        body += content
+    return head + end + body
+
+
+def test_the_hosts_certificates_are_offered(tsm: FakeTsm) -> None:
+    attester = SnpTsmAttester(tsm)
+    assert attester.offered() == ()
+    tsm.aux = table((VCEK, b"v"), (uuid.uuid4().bytes, b"?"), (ASK, b"issuer"), (ARK, b"root"))
+    attester.report(DATA)
+    assert attester.offered() == (("vcek", b"v"), ("ask", b"issuer"), ("ark", b"root"))
+    tsm.aux = table((VLEK, b"v"), (ASK, b"issuer"), (ARK, b"root"))
+    attester.report(DATA)
+    assert dict(attester.offered()) == {"vlek": b"v", "asvk": b"issuer", "ark": b"root"}
+
+
+WHOLE = table((VCEK, b"v" * 30), (ARK, b"r" * 30))
+
+
+@pytest.mark.parametrize(
+    "aux",
+    [
+        None,
+        b"",
+        WHOLE[:30],
+        WHOLE[:-1],
+        table((VCEK, b"v"), (VCEK, b"w")),
+        table(*[(VCEK, b"")] * 16),
+        table((VCEK, b"v")).ljust((1 << 17) + 1, b"\x00"),
+        VCEK + struct.pack("<II", 0xFFFFFFFF, 0xFFFFFFFF) + bytes(24),
+    ],
+)
+def test_a_host_that_offers_half_a_table_offers_nothing_and_the_report_stands(
+    tsm: FakeTsm, aux: bytes | None
+) -> None:
+    attester, tsm.aux = SnpTsmAttester(tsm), WHOLE
+    attester.report(DATA)
+    assert attester.offered()
+    tsm.aux = aux
+    assert attester.report(DATA) == b"report of " + DATA
+    assert attester.offered() == ()
+
+
+@hypothesis.given(st.binary(max_size=200))
+def test_any_bytes_for_a_table_give_an_error_of_ours_or_parts_of_it(data: bytes) -> None:
+    with contextlib.suppress(EvidenceError):
+        assert all(content in data for _kind, content in parse_certificate_table(data))
+
+
+# --- GPUs first, the CPU last --------------------------------------------------------------------
+
+
+class Spy:
+    """An attester that writes down what it was asked, in order."""
+
+    platform = "sev-snp"
+    writes_under = None
+
+    def __init__(self, gpu: bytes | None) -> None:
+        self.gpu, self.asked = gpu, []
+
+    def report(self, report_data: bytes) -> bytes:
+        self.asked.append(("cpu", report_data))
+        return b"report of " + report_data
+
+    def gpu_evidence(self, nonce: bytes) -> bytes | None:
+        self.asked.append(("gpu", nonce))
+        return self.gpu
+
+    def offered(self) -> tuple[tuple[str, bytes], ...]:
+        return (("vcek", b"offer"),)
+
+    def set_ready(self) -> None:
+        self.asked.append(("ready", b""))
+
+
+@pytest.mark.parametrize("gpu", [None, b"what the GPUs said"])
+def test_the_cpu_signs_over_what_the_gpus_said_for_the_statements_nonce(gpu: bytes | None) -> None:
+    spy, plain = Spy(gpu), statement()
+    attester: Attester = spy
+    shown = ask(attester, plain)
+    whole = dataclasses.replace(plain, gpu_evidence=None if gpu is None else digest(gpu))
+    assert spy.asked == [("gpu", plain.gpu_nonce), ("cpu", whole.report_data)]
+    assert (shown.gpu, shown.offered) == (gpu, (("vcek", b"offer"),))
+    assert shown.report == b"report of " + stated(plain, gpu).report_data
+    # The nonce is the one that a verifier computes from the statement as it was signed.
+    assert whole.gpu_nonce == plain.gpu_nonce
+
+
+def test_an_attester_without_gpus_shows_none_and_one_with_them_asks_them(tsm: FakeTsm) -> None:
+    without, gpus = SnpTsmAttester(tsm), Spy(b"evidence")
+    with_gpus = hardware_attester(tsm, gpus=gpus)
+    assert without.gpu_evidence(bytes(32)) is None
+    without.set_ready()
+    assert gpus.asked == []
+    assert with_gpus.gpu_evidence(bytes(32)) == b"evidence"
+    with_gpus.set_ready()
+    assert gpus.asked == [("gpu", bytes(32)), ("ready", b"")]
+
+
 # --- the simulated chip --------------------------------------------------------------------------
 
 
@@ -160,7 +330,9 @@ def chip_that_answers(*answers: bytes) -> tuple[ChipAttester, list[bytes], socke
     def serve() -> None:
         with contextlib.suppress(OSError):  # the test is over
             for answer in answers:
-                asked.append(theirs.recv(64, socket.MSG_WAITALL))
+                operation = theirs.recv(1)
+                rest = theirs.recv(64 if operation == b"\x01" else 32, socket.MSG_WAITALL)
+                asked.append(operation + rest)
                 theirs.sendall(answer)
             theirs.shutdown(socket.SHUT_WR)
 
@@ -182,7 +354,7 @@ def test_the_chip_is_asked_for_one_report_at_a_time() -> None:
     chip, asked, theirs = chip_that_answers(answer(report), answer(report[::-1]))
     assert chip.report(DATA) == report
     assert chip.report(DATA[::-1]) == report
-    assert asked == [DATA, DATA[::-1]]
+    assert asked == [b"\x01" + DATA, b"\x01" + DATA[::-1]]
     assert chip.platform == "sev-snp"
     closed(chip, theirs)
 
@@ -191,6 +363,7 @@ def test_the_chip_is_asked_for_one_report_at_a_time() -> None:
     "bad",
     [
         answer(b"", status=1),
+        answer(b"", status=2),  # for GPUs alone
         answer(bytes(REPORT_BYTES - 1)),
         answer(bytes(REPORT_BYTES + 1)),
         b"\x00" + (1 << 31).to_bytes(4, "big"),
@@ -222,4 +395,41 @@ def test_report_data_of_another_length_never_reaches_the_chip() -> None:
     chip = ChipAttester(ours)
     with pytest.raises(EvidenceError, match="wanted 64"):
         chip.report(bytes(32))
+    closed(chip, theirs)
+
+
+def test_the_chip_is_asked_for_what_its_gpu_says() -> None:
+    chip, asked, theirs = chip_that_answers(answer(b"evidence"), answer(b"", status=2))
+    assert chip.gpu_evidence(DATA[:32]) == b"evidence"
+    assert chip.gpu_evidence(DATA[32:]) is None
+    assert asked == [b"\x02" + DATA[:32], b"\x02" + DATA[32:]]
+    assert chip.offered() == ()
+    chip.set_ready()
+    closed(chip, theirs)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        answer(b"", status=0),
+        answer(b"", status=1),
+        answer(b"x", status=2),  # no GPU, and yet something of it
+        b"\x00" + ((1 << 19) + 1).to_bytes(4, "big"),
+        answer(b"evidence")[:-1],
+    ],
+)
+def test_a_chip_that_says_half_of_a_gpu_gives_no_evidence(bad: bytes) -> None:
+    chip, _asked, theirs = chip_that_answers(bad)
+    with pytest.raises(EvidenceError, match="chip"):
+        chip.gpu_evidence(bytes(32))
+    with pytest.raises(EvidenceError, match="chip: OSError"):
+        chip.report(DATA)
+    closed(chip, theirs)
+
+
+def test_a_nonce_of_another_length_never_reaches_the_chip() -> None:
+    ours, theirs = socket.socketpair()
+    chip = ChipAttester(ours)
+    with pytest.raises(EvidenceError, match="wanted 32"):
+        chip.gpu_evidence(bytes(64))
     closed(chip, theirs)

@@ -290,9 +290,12 @@ class Started:
         self._thread.start()
 
     def _answer(self) -> None:
-        while report_data := self._chip.recv(64, socket.MSG_WAITALL):
-            report = FakeAttester().report(report_data)
-            self._chip.sendall(b"\x00" + len(report).to_bytes(4, "big") + report)
+        while operation := self._chip.recv(1):
+            asked = self._chip.recv(64 if operation == b"\x01" else 32, socket.MSG_WAITALL)
+            status, report = b"\x02", b""  # no GPU here
+            if operation == b"\x01":
+                status, report = b"\x00", FakeAttester().report(asked)
+            self._chip.sendall(status + len(report).to_bytes(4, "big") + report)
 
     def wait(self) -> tuple[int, str, str]:
         """Exit code, standard output and standard error."""

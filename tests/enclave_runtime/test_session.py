@@ -160,6 +160,17 @@ def test_a_wait_without_end_stops_the_run(table: Table) -> None:
 
 
 @pytest.mark.parametrize("who", ["owner", "buyer"])
+def test_a_seat_that_another_enclave_has_stops_the_run_so_that_it_goes_on_elsewhere(
+    table: Table, who: str
+) -> None:
+    getattr(table, who).refuses = {ReleaseRequest: "seat-taken"}
+    actions = table.start()
+    (stop,) = of(Stopping, actions)
+    assert (stop.end, stop.text) == (End.STOPPED, "seat-taken: no")
+    assert not of(GotKeys, actions)
+
+
+@pytest.mark.parametrize("who", ["owner", "buyer"])
 def test_a_refusal_ends_the_run(table: Table, who: str) -> None:
     getattr(table, who).refuses = {ReleaseRequest: "job-expired"}
     actions = table.start()

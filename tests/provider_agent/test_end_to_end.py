@@ -66,7 +66,7 @@ statement = Statement(version=1, purpose=Purpose.METER, verifier=launch.market,
     nonce=challenge.nonce, hpke_key=bytes(1216), signing_key=key.identity, job=launch.job,
     lease=launch.lease, generation=launch.generation, rank=0, ranks=1, launch=launch.digest,
     gpu_evidence=None)
-chip.sendall(statement.report_data)
+chip.sendall(b"\\x01" + statement.report_data)
 assert exactly(chip, 5)[0] == 0
 report = exactly(chip, 1184)
 send(MeterRequest(evidence=EvidenceBundle(statement=statement.encode(), launch=launch.encode(),

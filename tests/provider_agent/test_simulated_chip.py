@@ -4,6 +4,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -15,16 +16,22 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from provider_agent import chip_wire, unix_sockets
+from provider_agent.__main__ import NVIDIA_FILE, ROOT_FILE, main
 from provider_agent.chip_server import ChipServer
 from provider_agent.errors import LaunchError
 from provider_agent.launcher import Chip, ChipRefusedError, Launcher
 from provider_agent.runtime_image import measure_runtime
-from provider_agent.simulated_chip import CHIP_FILE
+from provider_agent.simulated_chip import CHIP_FILE, GPU_FILE
+from tests.provider_agent.conftest import NOW
 from tests.provider_agent.fakes import Probe, launch_document, lease
+from trust.evidence.claims import Product
+from trust.evidence.nvidia import parse_gpu_report
 from trust.evidence.snp import parse_snp_report
-from trust.simulated import SimulatedChip
+from trust.messages import GpuEvidence
+from trust.simulated import SimulatedChip, SimulatedGpu, SimulatedNvidia, SimulatedRoot
 
 
 class Running:
@@ -56,10 +63,12 @@ async def chip(
 
 
 @contextlib.asynccontextmanager
-async def running(home: Path, runtime: Path, simulated_chip: SimulatedChip):
+async def running(
+    home: Path, runtime: Path, simulated_chip: SimulatedChip, gpu: SimulatedGpu | None = None
+):
     home.chmod(0o700)
     stop = asyncio.Event()
-    server = ChipServer(simulated_chip, runtime=runtime, home=home)
+    server = ChipServer(simulated_chip, runtime=runtime, home=home, gpu=gpu)
     with unix_sockets.listen(home, "socket", kind=socket.SOCK_SEQPACKET) as listener:
         task = asyncio.create_task(server.serve(listener, stop))
         here = Running(home)
@@ -79,7 +88,7 @@ async def ask(probe: Probe, expression: str) -> object:
 async def report(probe: Probe, report_data: bytes):
     head, content = await ask(
         probe,
-        f"(chip.sendall(bytes.fromhex('{report_data.hex()}')),"
+        f"(chip.sendall(bytes.fromhex('01{report_data.hex()}')),"
         " chip.recv(5, socket.MSG_WAITALL).hex(), chip.recv(1184, socket.MSG_WAITALL).hex())[1:]",
     )
     assert bytes.fromhex(head) == b"\x00" + (1184).to_bytes(4, "big")
@@ -126,10 +135,14 @@ async def test_a_changed_byte_of_the_runtime_gives_another_measurement(
         assert (await report(probe, bytes(64))).measurement == view.measurement
 
 
-async def test_half_a_request_gets_no_report_and_harms_nobody(chip: Running) -> None:
+@pytest.mark.parametrize("asked", ["01" + "00" * 63, "02" + "00" * 31, "00", "03" + "00" * 64])
+async def test_half_a_request_or_another_gets_no_report_and_harms_nobody(
+    chip: Running, asked: str
+) -> None:
     _, first = await chip.launch(1)
     _, second = await chip.launch(2)
-    said = await ask(first, "(chip.sendall(bytes(63)), chip.shutdown(1), chip.recv(5))[2].hex()")
+    half = f"(chip.sendall(bytes.fromhex('{asked}')), chip.shutdown(1), chip.recv(5))[2].hex()"
+    said = await ask(first, half)
     assert said == ""
     assert (await report(second, bytes(64))).host_data == launch_document(2).digest
 
@@ -210,6 +223,63 @@ async def test_endorsements_lead_to_the_root_that_is_named(
     assert tuple((e.kind, e.content) for e in view.endorsements) == simulated_chip.endorsements()
 
 
+# --- its GPU -------------------------------------------------------------------------------------
+
+
+def simulated_gpu() -> SimulatedGpu:
+    nvidia = SimulatedNvidia.create(NOW)
+    return nvidia.staple(nvidia.issue_gpu(bytes(8)), NOW)
+
+
+async def said_of_gpu(probe: Probe, nonce: bytes) -> tuple[int, bytes]:
+    head = await ask(
+        probe,
+        f"(chip.sendall(bytes.fromhex('02{nonce.hex()}')),"
+        " chip.recv(5, socket.MSG_WAITALL).hex())[1]",
+    )
+    assert isinstance(head, str)
+    length = int.from_bytes(bytes.fromhex(head)[1:], "big")
+    content = await ask(probe, f"chip.recv({length}, socket.MSG_WAITALL).hex() if {length} else ''")
+    assert isinstance(content, str)
+    return bytes.fromhex(head)[0], bytes.fromhex(content)
+
+
+async def test_the_gpu_answers_each_enclave_for_the_nonce_that_it_asks_with(
+    tmp_path: Path, runtime: Path, simulated_chip: SimulatedChip
+) -> None:
+    gpu = simulated_gpu()
+    async with running(tmp_path, runtime, simulated_chip, gpu) as chip:
+        view, probe = await chip.launch(1)
+        for nonce in (b"\x5a" * 32, b"\xa5" * 32):
+            status, content = await said_of_gpu(probe, nonce)
+            (device,) = GpuEvidence.parse(content).devices
+            assert status == 0
+            assert parse_gpu_report(device.report).nonce == nonce
+            assert device.chain == gpu.chain_pem()
+        # The same socket goes on to give reports of this enclave.
+        found = await report(probe, b"\x5a" * 64)
+        assert found.measurement == view.measurement
+
+
+async def test_a_machine_without_a_gpu_says_so_and_no_more(chip: Running) -> None:
+    _, probe = await chip.launch(1)
+    assert await said_of_gpu(probe, bytes(32)) == (2, b"")
+    assert (await report(probe, bytes(64))).host_data == launch_document(1).digest
+
+
+async def test_endorsements_of_the_gpu_come_with_the_chips_in_one_packet(
+    tmp_path: Path, runtime: Path, simulated_chip: SimulatedChip
+) -> None:
+    gpu = simulated_gpu()
+    async with running(tmp_path, runtime, simulated_chip, gpu) as chip:
+        view = await chip.launcher.status()
+    found = tuple((e.kind, e.content) for e in view.endorsements)
+    assert found == simulated_chip.endorsements() + gpu.endorsements()
+    assert [kind for kind, _ in found] == ["vcek", "ask", "ark", "crl"] + ["gpu-rim"] * 2 + (
+        ["gpu-ocsp"] * 6
+    )
+
+
 # --- the process ---------------------------------------------------------------------------------
 
 
@@ -219,6 +289,20 @@ async def home(tmp_path: Path, simulated_chip: SimulatedChip) -> Path:
     home.mkdir(mode=0o700)
     (home / CHIP_FILE).write_bytes(simulated_chip.to_bytes())
     return home
+
+
+@pytest.mark.parametrize("with_gpu", [False, True])
+async def test_the_process_has_the_gpu_that_lies_in_its_home(
+    home: Path, runtime: Path, with_gpu: bool
+) -> None:
+    if with_gpu:
+        (home / GPU_FILE).write_bytes(simulated_gpu().to_bytes())
+    chip = Chip(home, runtime=runtime)
+    view = await chip.find_or_start()
+    try:
+        assert ("gpu-rim" in {each.kind for each in view.endorsements}) == with_gpu
+    finally:
+        await chip.stop()
 
 
 async def test_an_enclave_dies_with_its_chip_and_the_next_chip_knows_nothing_of_it(
@@ -291,3 +375,54 @@ async def test_a_chip_without_its_key_says_so(tmp_path: Path, runtime: Path) -> 
     with pytest.raises(LaunchError, match="its log says why"):
         await Chip(home, runtime=runtime).find_or_start()
     assert "No such file" in (home / "log").read_text()
+
+
+# --- the commands --------------------------------------------------------------------------------
+
+
+def said_by(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
+    assert main(list(arguments)) == 0
+    said: dict[str, str] = json.loads(capsys.readouterr().out)
+    return said
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> Path:
+    """A home with an AMD root in it, of keys that are quick to make."""
+    keys = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
+    root = SimulatedRoot.certify(*keys, product=Product.GENOA, now=NOW, revoked_serials=())
+    folder = tmp_path / "maker"
+    folder.mkdir(mode=0o700)
+    (folder / ROOT_FILE).write_bytes(root.to_bytes())
+    return folder
+
+
+def test_the_commands_make_both_vendors_and_a_gpu_once_and_name_all_roots(
+    maker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = said_by(capsys, "simulated-root", "--home", str(maker))
+    assert made == said_by(capsys, "simulated-root", "--home", str(maker))
+    nvidia = SimulatedNvidia.from_bytes((maker / NVIDIA_FILE).read_bytes())
+    assert made["nvidia_device_fingerprint"] == nvidia.device_fingerprint.hex()
+    assert made["nvidia_rim_fingerprint"] == nvidia.rim_fingerprint.hex()
+    arguments = ("simulated-chip", "--root", str(maker), "--home", str(tmp_path / "host"))
+    chip = said_by(capsys, *arguments)
+    path = tmp_path / "host" / "chip" / GPU_FILE
+    first = SimulatedGpu.from_bytes(path.read_bytes())
+    assert chip == said_by(capsys, *arguments)
+    again = SimulatedGpu.from_bytes(path.read_bytes())
+    assert chip["gpu_root"] == made["nvidia_device_fingerprint"]
+    assert chip["gpu_serial"] == first.serial
+    assert (again.chain, again.key) == (first.chain, first.key)
+    assert again.ocsp != first.ocsp  # fresh each time: policies take them for a day
+    for secret in (path, maker / NVIDIA_FILE):
+        assert secret.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_root_that_is_older_than_gpus_makes_a_chip_without_one(
+    maker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = tmp_path / "host"
+    said = said_by(capsys, "simulated-chip", "--root", str(maker), "--home", str(host))
+    assert set(said) == {"chip_id", "root"}
+    assert not (host / "chip" / GPU_FILE).exists()

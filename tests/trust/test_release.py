@@ -31,7 +31,7 @@ from trust.messages import Allowance, Purpose, ScopeKind
 from trust.release import CloseHeard, Decision, decide
 from trust.release_state import Released, Standing
 from trust.simulated.root import SimulatedRoot
-from trust.verifier.policy import production, simulated_policy
+from trust.verifier.policy import any_facility, simulated_policy
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_simulated_chip_under_a_production_policy_is_refused(
     world: World, enclave: Enclave
 ) -> None:
     owner = world.owner
-    owner.appraisal = production([bytes(48)])
+    owner.appraisal = any_facility([bytes(48)])
     old = owner.policies[0].document
     changed = dataclasses.replace(old, appraisal_policy=owner.appraisal.digest)
     owner.policies = [owner.key.sign(changed)]

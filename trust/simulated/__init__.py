@@ -1,4 +1,4 @@
-"""A make-believe vendor: mints the *real* formats under a root that nobody trusts by default.
+"""Make-believe vendors: mint the *real* formats under roots that nobody trusts by default.
 
 Rules:
 - What comes out of here differs from a vendor's bytes in the keys alone, so the same verifier runs
@@ -8,6 +8,9 @@ Rules:
 """
 
 from trust.simulated.chip import SimulatedChip
+from trust.simulated.nvidia import SimulatedNvidia
+from trust.simulated.nvidia_gpu import SimulatedGpu
+from trust.simulated.nvidia_models import GpuArchitecture
 from trust.simulated.root import SimulatedRoot
 
-__all__ = ["SimulatedChip", "SimulatedRoot"]
+__all__ = ["GpuArchitecture", "SimulatedChip", "SimulatedGpu", "SimulatedNvidia", "SimulatedRoot"]

@@ -139,8 +139,13 @@ class RevocationList:
     signature: Signature
 
 
-def parse_certificate(data: bytes) -> Certificate:
-    """Parse completely. Raises SizeLimitError, or EvidenceFormatError with what was found."""
+def parse_certificate(
+    data: bytes, *, critical_known: frozenset[bytes] = _CRITICAL_KNOWN
+) -> Certificate:
+    """Parse completely. Raises SizeLimitError, or EvidenceFormatError with what was found.
+
+    `critical_known` are the critical extensions that the caller looks at; any other is refused.
+    """
     if len(data) > CERTIFICATE_BYTES_MAX:
         raise SizeLimitError(f"certificate: {len(data)} bytes, at most {CERTIFICATE_BYTES_MAX}")
     signed, signature = _signed(data, "certificate")
@@ -163,7 +168,7 @@ def parse_certificate(data: bytes) -> Certificate:
         not_before=der.time(times[0]),
         not_after=der.time(times[1]),
         public_key=_public_key(key.encoded),
-        extensions=_extensions(der.expect(extensions, _EXPLICIT_3).content, _CRITICAL_KNOWN),
+        extensions=_extensions(der.expect(extensions, _EXPLICIT_3).content, critical_known),
         signature=signature,
     )
 

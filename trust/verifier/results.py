@@ -82,6 +82,18 @@ class VerifiedEvidence:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GpuIdentity:
+    """Which device, with which software: what a later advisory is matched against."""
+
+    architecture: str
+    serial: bytes
+    """Of its device certificate: up to 20 bytes, big endian."""
+    driver: str | None
+    """None: a switch."""
+    vbios: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AttestationResult:
     """The verdict of one policy over one piece of evidence."""
 
@@ -92,7 +104,11 @@ class AttestationResult:
     chip_id: bytes | None
     """64 bytes; None if the evidence names no chip."""
     measurement: bytes
-    """48 bytes."""
+    """48 bytes; of a TD: `image_of_td`."""
+    ppid: bytes | None
+    """16 bytes: which Intel platform; None: another vendor's."""
+    gpus: tuple[GpuIdentity, ...]
+    """GPUs and switches whose evidence was verified; empty: none was looked at."""
     policy: bytes
     """Digest of the appraisal policy: 32 bytes."""
     collateral: tuple[Collateral, ...]
@@ -126,6 +142,16 @@ class AttestationResult:
             "product": self.product,
             "chip_id": None if self.chip_id is None else base64url(self.chip_id),
             "measurement": base64url(self.measurement),
+            "ppid": None if self.ppid is None else base64url(self.ppid),
+            "gpus": [
+                {
+                    "architecture": each.architecture,
+                    "serial": base64url(each.serial),
+                    "driver": each.driver,
+                    "vbios": each.vbios,
+                }
+                for each in self.gpus
+            ],
             "policy": base64url(self.policy),
             "collateral": [
                 {"kind": c.kind, "sha256": base64url(c.sha256)} for c in self.collateral

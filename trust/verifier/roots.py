@@ -12,13 +12,14 @@ Rules:
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
 from trust.encoding import Digest, Struct
-from trust.errors import DocumentError
+from trust.errors import DocumentError, PolicyError
 from trust.evidence.claims import Product
 
 
@@ -59,6 +60,10 @@ VENDOR_ROOTS: Final = MappingProxyType(
         ),
     }
 )
+ANCHOR_WORDS: Final = MappingProxyType(
+    {anchor.value.lower().replace(" ", "-"): anchor for anchor in Anchor}
+)
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 _PRODUCTS: Final = {Anchor(product.value): product for product in Product}
 
 
@@ -113,3 +118,20 @@ def find_root(roots: Iterable[PinnedRoot], fingerprint: bytes) -> PinnedRoot | N
     """The one pin with this fingerprint; None if there is none, or more than one."""
     matching = [each for each in roots if each.fingerprint == fingerprint]
     return matching[0] if len(matching) == 1 else None
+
+
+def parse_simulated_root(text: str) -> PinnedRoot:
+    """A root as people write it: ``nvidia-device=<hex>``; a bare ``<hex>`` is a Genoa's.
+
+    Raises PolicyError, and DocumentError for a vendor's own root.
+    """
+    word, _, fingerprint = text.rpartition("=")
+    anchor = ANCHOR_WORDS.get(word or "genoa")
+    if anchor is None or not _FINGERPRINT.fullmatch(fingerprint):
+        raise PolicyError(
+            f"root {text[:80]!r}: wanted [ANCHOR=]FINGERPRINT, 64 hex digits, and an anchor of "
+            + ", ".join(sorted(ANCHOR_WORDS))
+        )
+    return PinnedRoot(
+        kind=RootKind.SIMULATED, anchor=anchor, fingerprint=bytes.fromhex(fingerprint)
+    )

@@ -12,10 +12,12 @@ from tests.provider_agent.doctor.machines import (
     KERNEL,
     SNP_ENDORSEMENTS,
     SSD,
+    TDX_ENDORSEMENTS,
     Machine,
     cpuinfo,
     image_of,
 )
+from tests.provider_agent.endorsements import minted
 
 Change = Callable[[Machine], None]
 
@@ -36,7 +38,7 @@ def part(question: tuple[str | int, ...], name: str, value: object) -> Change:
     return change
 
 
-def write(path: str, content: str) -> Change:
+def write(path: str, content: str | bytes) -> Change:
     def change(machine: Machine) -> None:
         assert path in machine.files, path
         machine.files[path] = content
@@ -139,7 +141,8 @@ _CLOCK = ("clock",)
 _MARKET = ("market",)
 _CPU = "proc/cpuinfo"
 _LINK = "sys/devices/pci0000:41:0/0000:41:00.0/"
-COLLATERAL = "var/lib/blindhost/endorsements/tdx/tcb-info.json"
+OLD = minted.tcb_info(minted.NOW - 30 * minted.DAY, days=60)
+ENDED = minted.revocation_list(minted.ROOT, minted.NOW - 31 * minted.DAY)
 
 AMD_CASES: list[tuple[str, str, Change]] = [
     ("host.bare_metal", "by-cpuid", answer("cpuid", 1, "ecx", value=1 << 31)),
@@ -242,16 +245,11 @@ INTEL_CASES: list[tuple[str, str, Change]] = [
         "not",
         part(("command", "mpa-status"), "output", "Registration is not completed\n"),
     ),
-    (
-        "tdx.collateral",
-        "old",
-        write(
-            COLLATERAL,
-            '{"tcbInfo": {"issueDate": "2026-10-01T00:00:00Z",'
-            ' "nextUpdate": "2026-12-31T00:00:00Z"}}',
-        ),
-    ),
-    ("tdx.collateral", "absent", without(COLLATERAL)),
+    ("tdx.collateral", "old", write(f"{TDX_ENDORSEMENTS}/tdx-tcb-info", OLD)),
+    ("tdx.collateral", "absent", without(f"{TDX_ENDORSEMENTS}/tdx-tcb-info")),
+    ("tdx.collateral", "no-chain", without(f"{TDX_ENDORSEMENTS}/tdx-pck-crl-chain")),
+    ("tdx.collateral", "junk", write(f"{TDX_ENDORSEMENTS}/tdx-root-crl", "junk")),
+    ("tdx.collateral", "list-ended", write(f"{TDX_ENDORSEMENTS}/tdx-root-crl", ENDED)),
     ("qemu.version", "10.0", part(("command", "qemu-version"), "output", "version 10.0.13")),
     (
         "qemu.capable",

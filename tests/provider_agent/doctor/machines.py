@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import datetime as dt
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from provider_agent.doctor.view import HostView
 from provider_agent.machines.config import LauncherConfig
 from provider_agent.machines.images import ImageManifest, MeasuredShape
 from provider_agent.machines.spec import Platform
+from tests.provider_agent.endorsements import minted
 from trust.encoding import canonical_json, digest
 from trust.simulated import SimulatedChip
 
@@ -30,6 +30,7 @@ IMAGES = "var/lib/blindhost/images"
 KERNEL = "6.17.4-amd64"
 TCB = {"Genoa": bytes((10, 0, 0, 0, 0, 0, 27, 88)), "Turin": bytes((0, 1, 0, 4, 0, 0, 0, 71))}
 SNP_ENDORSEMENTS = "var/lib/blindhost/endorsements/snp"
+TDX_ENDORSEMENTS = "var/lib/blindhost/endorsements/tdx"
 
 
 @dataclass
@@ -291,14 +292,7 @@ def emerald_rapids() -> Machine:
         "dev/sgx_enclave": "",
         "dev/sgx_provision": "",
         "var/log/mpa_registration.log": "[01-01-2026] INFO: Registration Flow - completed.\n",
-        "var/lib/blindhost/endorsements/tdx/tcb-info.json": json.dumps(
-            {
-                "tcbInfo": {
-                    "issueDate": "2026-11-10T10:00:00Z",
-                    "nextUpdate": "2026-12-10T10:00:00Z",
-                }
-            }
-        ),
+        **{f"{TDX_ENDORSEMENTS}/{kind}": content for kind, content in minted.intel().items()},
         **{f"sys/module/kvm_intel/parameters/{n}": "Y\n" for n in ("tdx", "sgx")},
     }
     machine.answers |= {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,7 +11,9 @@ import pytest_asyncio
 from aiohttp import web
 
 from marketplace import wire
-from provider_agent.doctor.market_probe import ROUND_TRIPS, MarketProbe
+from provider_agent.doctor import market_probe
+from provider_agent.doctor.market_probe import ROUND_TRIPS, SPEED_PIECES_KEPT, MarketProbe
+from provider_agent.doctor.probe import Question
 from provider_agent.doctor.view import UnreadError
 from provider_agent.market_client import MarketAddress
 from trust.http_signature import sign_response, verify_request
@@ -18,6 +21,7 @@ from trust.identity import PartyKey
 
 NOW = 1_795_000_000_000
 QUESTION = ("market",)
+SPEED = ("market-speed",)
 
 
 class Peer:
@@ -29,6 +33,8 @@ class Peer:
         self.skew_ms = 0
         self.askers: list[tuple[str, bytes]] = []
         self.url = ""
+        self.blobs: dict[str, bytes] = {}
+        self.spoilt = False
 
     async def answer(self, request: web.Request) -> web.Response:
         asked = verify_request(
@@ -48,6 +54,15 @@ class Peer:
                 )
             ),
         )
+        if request.path.startswith("/v1/blobs/"):
+            name = request.path.rpartition("/")[2]
+            if request.method == "PUT":
+                self.blobs[name] = await request.read()
+                assert hashlib.sha256(self.blobs[name]).hexdigest() == name
+                stored = wire.Stored(digest=bytes.fromhex(name), result=wire.StoredResult.CREATED)
+                content = wire.encode(stored)
+            else:
+                content = self.blobs[name] if not self.spoilt else bytes(100)
         if request.path == wire.ACCOUNT and not self.known:
             error = wire.WireError(code=wire.ErrorCode.NOT_FOUND, text="no such account")
             status, content = wire.STATUS[wire.ErrorCode.NOT_FOUND], wire.encode(error)
@@ -56,7 +71,7 @@ class Peer:
         )
         return web.Response(status=status, body=content, headers=headers)
 
-    async def ask(self, key: PartyKey | None) -> object:
+    async def ask(self, key: PartyKey | None, question: Question = QUESTION) -> object:
         probe = MarketProbe(
             address=MarketAddress(
                 url=self.url, identity=self.key.identity, certificate_sha256=None
@@ -64,14 +79,14 @@ class Peer:
             key=key,
             clock=lambda: NOW,
         )
-        return await asyncio.to_thread(probe.ask, QUESTION)
+        return await asyncio.to_thread(probe.ask, question)
 
 
 @pytest_asyncio.fixture
 async def peer() -> AsyncIterator[Peer]:
     peer = Peer()
-    application = web.Application()
-    application.router.add_get("/{path:.*}", peer.answer)
+    application = web.Application(client_max_size=1 << 21)
+    application.router.add_route("*", "/{path:.*}", peer.answer)
     runner = web.AppRunner(application)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -116,3 +131,34 @@ async def test_a_market_that_does_not_answer_is_unknown(peer: Peer) -> None:
     peer.url = "http://127.0.0.1:9"
     with pytest.raises(UnreadError, match="market"):
         await peer.ask(None)
+
+
+async def test_speed_is_measured_both_ways_and_leaves_little_and_the_same(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(market_probe, "SPEED_PIECES", 24)
+    key = PartyKey.generate()
+    kilobits = await peer.ask(key, SPEED)
+    assert isinstance(kilobits, int)
+    assert kilobits > 1000
+    first = set(peer.blobs)
+    assert len(first) == SPEED_PIECES_KEPT
+    assert len(peer.askers) == 2 * 24
+    await peer.ask(key, SPEED)
+    assert set(peer.blobs) == first
+
+
+async def test_a_slow_way_is_measured_in_bounded_time(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(market_probe, "SPEED_SECONDS_MAX", 0.0)
+    assert isinstance(await peer.ask(PartyKey.generate(), SPEED), int)
+    assert len(peer.askers) == 2 * market_probe.SPEED_AT_ONCE
+
+
+async def test_speed_is_unread_without_a_key_or_with_another_blob(peer: Peer) -> None:
+    with pytest.raises(UnreadError, match="--home"):
+        await peer.ask(None, SPEED)
+    peer.spoilt = True
+    with pytest.raises(UnreadError, match="came back as another"):
+        await peer.ask(PartyKey.generate(), SPEED)

@@ -12,7 +12,6 @@ from provider_agent.doctor.render import offers, render
 from provider_agent.doctor.rows import FIXED_IDS, ROWS
 from tests.provider_agent.doctor.cases import (
     AMD_CASES,
-    COLLATERAL,
     INTEL_CASES,
     STATUS,
     Change,
@@ -21,6 +20,7 @@ from tests.provider_agent.doctor.cases import (
 )
 from tests.provider_agent.doctor.machines import (
     SNP_ENDORSEMENTS,
+    TDX_ENDORSEMENTS,
     Machine,
     emerald_rapids,
     genoa,
@@ -152,7 +152,7 @@ def test_a_grey_tme_hides_the_keys_and_the_module(tmp_path: Path) -> None:
 
 def test_an_unregistered_platform_has_no_collateral_to_blame(tmp_path: Path) -> None:
     machine = emerald_rapids()
-    del machine.files[COLLATERAL]
+    del machine.files[f"{TDX_ENDORSEMENTS}/tdx-tcb-info"]
     machine.answers["command", "mpa-status"] = {"status": 1, "output": "no such device"}
     machine.files["var/log/mpa_registration.log"] = "INFO: Registration Flow - failed, error 5\n"
     assert poor(machine, tmp_path) == {"tdx.registered"}

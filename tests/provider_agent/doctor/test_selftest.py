@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime as dt
 import shutil
 import socket
@@ -68,7 +69,7 @@ for verifier, purpose in ((job.signer, Purpose.RELEASE), (launch.market, Purpose
     )
     #FIELDS
     statement = Statement(**fields)
-    chip.sendall(statement.report_data)
+    chip.sendall(b"\\1" + statement.report_data)
     chip.recv(5, socket.MSG_WAITALL)
     report = chip.recv(1184, socket.MSG_WAITALL)
     bundle = dict(
@@ -317,12 +318,37 @@ async def test_a_runtime_that_is_not_whole_is_not_started(stage: Stage, tmp_path
     assert not (stage.home / "chip").exists()
 
 
-@pytest.mark.parametrize(("platform", "status"), [("sev-snp", 2), ("tdx", 2), ("sgx", 1)])
-async def test_a_platform_that_is_not_booted_is_never_a_pass(
-    stage: Stage, tmp_path: Path, platform: str, status: int
+@pytest.mark.parametrize(
+    ("platform", "parameter"),
+    [
+        ("sev-snp", "sys/module/kvm_amd/parameters/sev_snp"),
+        ("tdx", "sys/module/kvm_intel/parameters/tdx"),
+    ],
+)
+@pytest.mark.parametrize(("value", "status"), [(None, 1), ("N", 1), ("Y", 2)])
+async def test_a_platform_that_is_not_there_fails_and_says_so_and_none_passes_unbooted(
+    stage: Stage, tmp_path: Path, platform: str, parameter: str, value: str | None, status: int
 ) -> None:
-    made = await check_platform(stage.bench(tmp_path, platform=platform))
+    if value is not None:
+        (tmp_path / "root" / parameter).parent.mkdir(parents=True)
+        (tmp_path / "root" / parameter).write_text(value + "\n")
+    bench = dataclasses.replace(
+        stage.bench(tmp_path, platform=platform), view=HostView(root=tmp_path / "root")
+    )
+    made = await check_platform(bench)
     assert exit_status(made) == status
+    assert not [each for each in made if each.status is Status.PASS]
+    found = by_id(made)["platform"]
+    if status == 1:
+        assert found.actual == "not on this machine"
+        assert f"KVM takes no {platform} guest here" in (found.note or "")
+    else:
+        assert "nothing about it was tested" in (found.note or "")
+
+
+async def test_a_platform_of_no_vendor_is_refused(stage: Stage, tmp_path: Path) -> None:
+    made = await check_platform(stage.bench(tmp_path, platform="sgx"))
+    assert exit_status(made) == 1
     assert not [each for each in made if each.status is Status.PASS]
 
 

@@ -318,6 +318,15 @@ def test_wherever_it_is_killed(
     _kill(tmp_path, old, new, trouble=trouble, first=first, step=SAMPLE)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("trouble", [each for each in TROUBLES if each != "failed"])
+@pytest.mark.parametrize("first", [2, 11])  # they end alike: each other moment costs a minute
+def test_wherever_it_is_killed_in_every_other_trouble(
+    tmp_path: Path, old: Path, new: Path, trouble: str, first: int
+) -> None:
+    _kill(tmp_path, old, new, trouble=trouble, first=first, step=SAMPLE)
+
+
 # --- doctor --------------------------------------------------------------------------------------
 
 

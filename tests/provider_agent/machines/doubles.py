@@ -38,6 +38,8 @@ class FakeGpuAdmin:
     broken: set[str] = field(default_factory=set)
     resets: list[str] = field(default_factory=list)
     reads: list[str] = field(default_factory=list)
+    ppcie: dict[str, bool] = field(default_factory=dict)
+    """Cards that were asked for it, and what they said; one that is absent is off."""
 
     def set_mode(self, address: str, mode: CcMode) -> None:
         """As the tool's ``--set-cc-mode``: nothing changes before a reset."""
@@ -46,6 +48,9 @@ class FakeGpuAdmin:
     async def cc_mode(self, address: str) -> CcMode:
         self.reads.append(address)
         return self.modes[address]
+
+    async def ppcie_on(self, address: str) -> bool:
+        return self.ppcie.setdefault(address, False)
 
     async def reset(self, address: str) -> None:
         if address in self.broken:

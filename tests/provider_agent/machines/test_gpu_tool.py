@@ -117,3 +117,13 @@ async def test_what_is_no_pci_address_never_reaches_the_tool(tool: Tool) -> None
     with pytest.raises(MachineError, match="no PCI address"):
         await tool.tool.reset("--recover-broken-gpu")
     assert not list(tool.folder.glob("said"))
+
+
+async def test_ppcie_is_read_from_a_line_of_its_own(tool: Tool) -> None:
+    for word, on in (("on", True), ("off", False)):
+        tool.orders(out=f"{HEAD}{STAMP}{CARD} PPCIe mode is {word}\n")
+        assert await tool.tool.ppcie_on(FIRST) is on
+    for out in (f"{STAMP}{CARD} CC mode is on\n", f"{STAMP}{CARD} PPCIe mode is half\n", ""):
+        tool.orders(out=out)
+        with pytest.raises(MachineError, match="gpu-tool"):
+            await tool.tool.ppcie_on(FIRST)

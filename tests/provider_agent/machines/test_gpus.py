@@ -227,3 +227,29 @@ async def test_a_claim_that_was_cut_off_half_written_is_found_and_given_back(ben
     assert bench.gpus.claimants() == {""}
     assert await bench.gpus.release("") == ()
     assert bench.states()[FIRST] == (GpuState.FREE, "")
+
+
+# --- PPCIe ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["0x2330\n", "0x9999\n", "junk", None])
+async def test_a_card_in_ppcie_mode_is_refused_with_the_reason_and_not_reset(
+    bench: Bench, device: str | None
+) -> None:
+    """A Hopper; and a card that nobody can name is asked as if it were one."""
+    if device is not None:
+        (bench.tree.devices / FIRST / "device").write_text(device)
+    bench.admin.ppcie[FIRST] = True
+    bench.admin.modes[FIRST] = CcMode.OFF  # as it reads in this mode: the cause is told first
+    bench.gpus.claim(ONE, (FIRST,))
+    with pytest.raises(MachineRefusedError, match=r"gpu-ppcie.*--set-ppcie-mode=off"):
+        await bench.gpus.prepare(ONE, (FIRST,))
+    assert bench.admin.resets == []
+
+
+async def test_a_blackwell_is_not_asked_for_a_mode_that_it_does_not_have(bench: Bench) -> None:
+    (bench.tree.devices / FIRST / "device").write_text("0x2901\n")
+    bench.gpus.claim(ONE, (FIRST,))
+    await bench.gpus.prepare(ONE, (FIRST,))
+    assert bench.admin.ppcie == {}
+    assert bench.admin.resets == [FIRST]

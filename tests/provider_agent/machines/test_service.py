@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import datetime as dt
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -30,7 +29,6 @@ from provider_agent.machines.serve_options import (
     add_options,
     enrolment_of,
     machine_launcher,
-    read_certificates,
 )
 from provider_agent.machines.server import LauncherServer
 from provider_agent.machines.spec import Platform
@@ -40,7 +38,6 @@ from tests.provider_agent.machines.doubles import FIRST, Host, alive
 from tests.provider_agent.machines.test_machine_life import until
 from trust.errors import DocumentError, EncodingError
 from trust.messages import Endorsement
-from trust.simulated import SimulatedRoot
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 CERTIFICATES = Certificates(
@@ -390,53 +387,3 @@ def test_an_emulated_host_is_not_enrolled_as_a_real_one() -> None:
         Platform.TDX: Enrolment.REAL,
         Platform.EMULATED: Enrolment.SIMULATED,
     }
-
-
-# --- the vendor's certificates -------------------------------------------------------------------
-
-
-@pytest.fixture
-def endorsed(tmp_path: Path) -> Path:
-    """A folder with a chip's certificates, as whoever fetches them leaves it."""
-    now = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
-    chip = SimulatedRoot.create(now).issue_chip(b"\x07" * 64, now)
-    folder = tmp_path / "snp"
-    folder.mkdir()
-    for kind, content in chip.endorsements():
-        (folder / kind).write_bytes(content)
-    return folder
-
-
-def certificates(folder: Path, platform: str = "snp") -> Certificates:
-    arguments = ("--machine-platform", platform, "--machine-endorsements", str(folder.parent))
-    return read_certificates(options(*arguments))
-
-
-def test_a_chips_certificates_are_carried_as_they_are_found(endorsed: Path) -> None:
-    found = certificates(endorsed)
-    assert [each.kind for each in found.endorsements] == ["vcek", "ask", "ark", "crl"]
-    for each in found.endorsements:
-        assert (endorsed / each.kind).read_bytes() == each.content
-    assert len(found.root) == 32
-    assert found.root != bytes(32)
-
-
-def test_an_emulated_machine_has_no_certificates(endorsed: Path) -> None:
-    assert certificates(endorsed, "emulated") == Certificates(root=bytes(32), endorsements=())
-
-
-@pytest.mark.parametrize("kind", ["vcek", "ask", "ark", "crl"])
-def test_a_missing_or_broken_certificate_is_refused(endorsed: Path, kind: str) -> None:
-    (endorsed / kind).write_bytes(b"\x30\x03\x02\x01\x01")
-    with pytest.raises(MachineRefusedError, match="no-endorsements"):
-        certificates(endorsed)
-    (endorsed / kind).unlink()
-    with pytest.raises(MachineRefusedError, match=kind):
-        certificates(endorsed)
-
-
-def test_certificates_of_no_platform_are_refused(endorsed: Path) -> None:
-    with pytest.raises(MachineRefusedError, match="no-machine"):
-        read_certificates(options("--machine-endorsements", str(endorsed.parent)))
-    with pytest.raises(MachineRefusedError, match="no-endorsements"):
-        certificates(endorsed, "tdx")

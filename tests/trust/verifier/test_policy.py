@@ -10,10 +10,19 @@ import pytest
 from tests.trust.verifier.vendor import MEASUREMENT, changed, policy
 from trust.encoding import canonical_json, label_bytes, parse_json
 from trust.errors import DocumentError, EncodingError, PolicyError
-from trust.evidence.claims import Product
-from trust.verifier.policy import AppraisalPolicy, production, simulated_policy
-from trust.verifier.roots import Anchor, PinnedRoot, RootKind, amd_root
+from trust.evidence.claims import Platform, Product
+from trust.evidence.nvidia import FeatureMode
+from trust.verifier.facility import FacilityDemands
+from trust.verifier.policy import (
+    AppraisalPolicy,
+    any_facility,
+    production,
+    simulated_policy,
+    without_gpus,
+)
+from trust.verifier.roots import Anchor, PinnedRoot, RootKind, amd_root, vendor_root
 from trust.verifier.snp_policy import GENOA_FLOOR, TURIN_FLOOR, Demand, SnpDemands
+from trust.verifier.tdx_policy import TdxImage
 
 SIMULATED = PinnedRoot(kind=RootKind.SIMULATED, anchor=Anchor.GENOA, fingerprint=bytes(32))
 LABEL = label_bytes("appraisal-policy")
@@ -124,26 +133,68 @@ def test_a_floor_for_a_part_that_a_product_does_not_have_does_not_load() -> None
         dataclasses.replace(GENOA_FLOOR, fmc=1)
 
 
-def test_the_production_policy_pins_amd_and_refuses_milan() -> None:
-    shipped = production([MEASUREMENT])
-    assert shipped.kind is RootKind.REAL
-    assert {root.fingerprint for root in shipped.roots} == {
-        amd_root(Product.GENOA).fingerprint,
-        amd_root(Product.TURIN).fingerprint,
-    }
-    assert demands(shipped).floor_of(Product.MILAN) is None
-    assert demands(shipped).report_version_least == 3
-    assert demands(shipped).vlek_csp_ids == ()
-    assert demands(shipped).platform.alias_check_complete is Demand.SET
+FACILITY = FacilityDemands(endorsers=(bytes(32),), age_days_max=366, never=(bytes([1] * 32),))
 
 
-def test_the_simulated_policy_differs_from_production_in_its_roots_and_products_alone() -> None:
-    simulated, shipped = simulated_policy(bytes(32), [MEASUREMENT]), production([MEASUREMENT])
+def test_the_shipped_policies_pin_the_vendors_demand_a_gpu_and_refuse_milan() -> None:
+    for shipped in (any_facility([MEASUREMENT]), production([MEASUREMENT], FACILITY)):
+        assert shipped.kind is RootKind.REAL
+        anchors = {Anchor.GENOA, Anchor.TURIN, Anchor.NVIDIA_DEVICE, Anchor.NVIDIA_RIM}
+        assert set(shipped.roots) == {vendor_root(each) for each in anchors}
+        assert demands(shipped).floor_of(Product.MILAN) is None
+        assert demands(shipped).report_version_least == 3
+        assert demands(shipped).vlek_csp_ids == ()
+        assert demands(shipped).platform.alias_check_complete is Demand.SET
+        assert shipped.gpu is not None
+        assert FeatureMode.PPCIE not in shipped.gpu.modes
+
+
+def test_the_recommended_policy_demands_a_facility_and_the_other_says_that_it_does_not() -> None:
+    assert production([MEASUREMENT], FACILITY).facility == FACILITY
+    assert any_facility([MEASUREMENT]).facility is None
+    with pytest.raises(TypeError):
+        production([MEASUREMENT])  # type: ignore[call-arg]
+
+
+def test_tdx_is_allowed_where_an_image_of_it_is_good() -> None:
+    register = bytes(48)
+    image = TdxImage(mr_td=register, rtmr0=register, rtmr1=register, rtmr2=register)
+    shipped = any_facility([MEASUREMENT], tdx_images=[image])
+    assert shipped.platforms == (Platform.SEV_SNP, Platform.TDX)
+    assert vendor_root(Anchor.INTEL_SGX) in shipped.roots
+    assert any_facility([MEASUREMENT]).platforms == (Platform.SEV_SNP,)
+    with pytest.raises(PolicyError, match="allows no image of TDX"):
+        dataclasses.replace(shipped, tdx_images=())
+    with pytest.raises(PolicyError, match="does not allow it"):
+        dataclasses.replace(any_facility([MEASUREMENT]), tdx_images=(image,))
+
+
+def test_the_simulated_policy_differs_from_shipped_ones_in_roots_and_products_alone() -> None:
+    gpu_roots = [
+        PinnedRoot(kind=RootKind.SIMULATED, anchor=anchor, fingerprint=bytes([number] * 32))
+        for number, anchor in enumerate((Anchor.NVIDIA_DEVICE, Anchor.NVIDIA_RIM), start=1)
+    ]
+    simulated = simulated_policy(bytes(32), [MEASUREMENT], gpu_roots=gpu_roots)
     assert simulated.kind is RootKind.SIMULATED
     assert demands(simulated).products == (GENOA_FLOOR,)
-    assert changed(shipped, roots=simulated.roots, products=demands(simulated).products) == (
-        simulated
+    own = {"roots": simulated.roots, "products": demands(simulated).products}
+    assert changed(any_facility([MEASUREMENT]), **own) == simulated
+    without = changed(
+        without_gpus(any_facility([MEASUREMENT])),
+        roots=simulated.roots[:1],
+        products=demands(simulated).products,
     )
+    assert without == simulated_policy(bytes(32), [MEASUREMENT])
+
+
+def test_a_root_of_gpus_without_a_demand_of_gpus_does_not_load_nor_the_other_way() -> None:
+    root = PinnedRoot(
+        kind=RootKind.SIMULATED, anchor=Anchor.NVIDIA_DEVICE, fingerprint=bytes([1] * 32)
+    )
+    with pytest.raises(PolicyError, match="wanted the same"):
+        dataclasses.replace(policy(), roots=(*policy().roots, root))
+    with pytest.raises(PolicyError, match="wanted the same"):
+        dataclasses.replace(policy(), gpu=any_facility([MEASUREMENT]).gpu)
 
 
 def test_a_simulated_policy_has_no_default_root() -> None:

@@ -28,6 +28,7 @@ from tests.trust.verifier.vendor import (
     TCB,
     Chain,
     body,
+    cpu_production,
     pin,
     policy,
     replaced,
@@ -58,7 +59,6 @@ from trust.verifier.endorsements import (
     TCB_EXTENSIONS,
     parse_snp_endorsements,
 )
-from trust.verifier.policy import production
 from trust.verifier.roots import PinnedRoot
 from trust.verifier.snp import check_snp, verify_snp
 
@@ -385,7 +385,7 @@ def test_a_simulated_chip_is_refused_under_the_vendors_pins() -> None:
             "sev-snp",
             report(),
             simulated_chip().endorsements(),
-            production([MEASUREMENT]),
+            cpu_production([MEASUREMENT]),
             expected_report_data=REPORT_DATA,
             expected_host_data=HOST_DATA,
             now=NOW,

@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
-from tests.trust.verifier.vendor import changed, pin, verify_cpu
+from tests.trust.verifier.vendor import changed, cpu_production, pin, verify_cpu
 from trust.encoding import digest
 from trust.errors import EvidenceFormatError, EvidenceSignatureError
 from trust.evidence.claims import Product, SigningKey, SnpClaims, Tcb
 from trust.evidence.snp import SnpReport, parse_snp_report, parse_tcb
 from trust.verifier.certificates import parse_certificate, parse_revocation_list
 from trust.verifier.endorsements import SnpEndorsements, parse_snp_endorsements
-from trust.verifier.policy import AppraisalPolicy, production
+from trust.verifier.policy import AppraisalPolicy
 from trust.verifier.results import CheckLine
 from trust.verifier.roots import PinnedRoot, RootKind, amd_root
 from trust.verifier.snp import check_snp, claims_of
@@ -147,7 +147,7 @@ def lenient(entry: dict[str, Any], roots: tuple[PinnedRoot, ...]) -> AppraisalPo
     """A policy without floors for this very vector: what it still refuses, it refuses always."""
     report, endorsements = parsed(entry)
     claims = claims_of(report, endorsements, product_of(entry))
-    base = production([bytes(48)])
+    base = cpu_production([bytes(48)])
     assert base.snp is not None
     anything = {f.name: base.snp.guest.smt for f in dataclasses.fields(base.snp.platform)}
     floor = ProductFloor(
@@ -353,7 +353,7 @@ def test_the_production_policy_accepts_none_of_them_and_never_a_milan(name: str)
         "now": now.replace(tzinfo=dt.UTC),
     }
     arguments = "sev-snp", content(entry, "report"), endorsements_of(entry)
-    policy = production([report.measurement])
+    policy = cpu_production([report.measurement])
     if name in WINDOWS and product_of(entry) is Product.GENOA:
         outcome = verify_cpu(*arguments, policy, **given)
         refused = {line.id for line in outcome.checks if not line.passed}
@@ -373,7 +373,7 @@ def test_the_real_v5_genoa_is_above_every_floor_and_the_real_turin_below() -> No
         report, endorsements = parsed(REPORTS[name])
         lines = appraise_lines(
             claims_of(report, endorsements, product_of(REPORTS[name])),
-            production([report.measurement]),
+            cpu_production([report.measurement]),
             expected_report_data=report.report_data,
             expected_host_data=report.host_data,
         )

@@ -19,7 +19,7 @@ from trust.simulated import certificates as minting
 from trust.simulated.certificates import Extension
 from trust.simulated.chip import vcek_extensions
 from trust.verifier.appraisal import Evidence, Expected, verify_evidence
-from trust.verifier.policy import AppraisalPolicy, simulated_policy
+from trust.verifier.policy import AppraisalPolicy, any_facility, simulated_policy, without_gpus
 from trust.verifier.results import AttestationResult
 from trust.verifier.roots import Anchor, PinnedRoot, RootKind
 
@@ -197,6 +197,11 @@ def changed(made: AppraisalPolicy, **changes: Any) -> AppraisalPolicy:
     demands = {name: value for name, value in changes.items() if name not in own}
     kept = {name: value for name, value in changes.items() if name in own}
     return dataclasses.replace(made, **{"snp": dataclasses.replace(made.snp, **demands), **kept})
+
+
+def cpu_production(measurements: Iterable[bytes]) -> AppraisalPolicy:
+    """What we ship for genuine machines, of their processors alone."""
+    return without_gpus(any_facility(list(measurements)))
 
 
 def verify_cpu(
