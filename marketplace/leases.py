@@ -5,6 +5,8 @@
 - Every lease that goes on has a deadline. Whoever holds it renews it; one that nobody renews moves
   on as `when_overdue` says: the scheduler asks it at once, and the market's own sweep a minute
   later (`end_overdue`), so no machine and no money is kept because a scheduler is gone.
+- A ready lease goes on as long as its enclave is heard, whoever asks for it: the market hears an
+  enclave by its receipts, one a minute. A host that starves its enclave of messages loses it.
 - A lease's end frees its machine; an end that is the host's fault suspends the offer instead.
 """
 
@@ -36,6 +38,8 @@ from trust.messages import Purpose, Statement
 SCHEDULER_MILLISECONDS: Final = 60_000  # a scheduler that works looks every few seconds
 OVERDUE_MAX: Final = 256  # leases that one sweep moves, so that its transaction stays short
 LEASE_SECONDS_MAX: Final = 3600  # one renewal; a host that is gone is noticed within the hour
+FIRST_RECEIPT_SECONDS: Final = 3600  # brokers grant, and 140 GB come at 50 MB/s
+RECEIPT_SECONDS: Final = 300  # four receipts missed, each of which was sent more than once
 
 LIVE: Final = frozenset(
     {
@@ -179,20 +183,35 @@ def attest(session: Session, command: AttestLease, now: int) -> Lease:
 def renew(session: Session, command: RenewLease, now: int) -> int:
     """Give a ready lease a later deadline; return it. The version stays: nothing was decided.
 
-    Any other live state has a time of its own, which stays: a host that never gets ready, or never
-    ends draining, cannot keep a job by saying that it is there.
+    (1) The lease is live, and not overdue. (2) Any state but ready has a time of its own, which
+    stays: a host that never gets ready, or never ends draining, cannot keep a job by saying that it
+    is there. (3) Nor can one whose enclave is not heard: the deadline ends with its silence.
     """
     if not 1 <= command.seconds <= LEASE_SECONDS_MAX:
         raise EncodingError(f"renewal of {command.seconds} s, wanted 1 to {LEASE_SECONDS_MAX}")
     lease = find_lease(session, command.id)
-    if lease.state not in LIVE or lease.deadline_ms is None or lease.deadline_ms <= now:
+    if lease.state not in LIVE or lease.deadline_ms is None or lease.deadline_ms <= now:  # (1)
         raise RefusedError("lease-ended", f"lease {lease.id} is {lease.state}, or is overdue")
-    if lease.state is LeaseState.READY:
-        wanted = min(now + command.seconds * 1000, _terms(session, lease).ends_at_ms)
-        lease.deadline_ms = max(lease.deadline_ms, wanted)
+    if lease.state is LeaseState.READY:  # (2)
+        ends = min(_terms(session, lease).ends_at_ms, _silent_at(session, lease))  # (3)
+        lease.deadline_ms = max(lease.deadline_ms, min(now + command.seconds * 1000, ends))
         session.add(lease)
         session.flush()
     return lease.deadline_ms
+
+
+def _silent_at(session: Session, lease: Lease) -> int:
+    """Until when (Unix milliseconds) a ready lease may be renewed if no receipt comes any more.
+
+    A receipt counts once, at the moment when it was first taken: one that is repeated is stored
+    nowhere, and nobody but the enclave makes the next.
+    """
+    query = select(Receipt.received_at_ms).where(col(Receipt.lease_id) == lease.id)
+    heard = session.exec(query.order_by(col(Receipt.number).desc()).limit(1)).first()
+    if heard is not None:
+        return heard + RECEIPT_SECONDS * 1000
+    assert lease.ready_at_ms is not None
+    return lease.ready_at_ms + FIRST_RECEIPT_SECONDS * 1000
 
 
 def when_overdue(state: LeaseState, *, is_over: bool) -> tuple[LeaseState, str]:

@@ -222,12 +222,23 @@ def first_class(session: Session, job: str) -> str | None:
 
 
 def _failures(session: Session, job: str) -> tuple[Failures, ...]:
+    """Leases of a job that ended by their host's fault, and those whose run was stopped.
+
+    An enclave stops where it was kept from its work: it may go on elsewhere, and where it was
+    stopped it would be stopped again. That is nobody's fault on record: for other jobs it counts
+    nothing.
+    """
+    at_fault = select(Transition.subject_id).where(
+        col(Transition.to_state).in_([state.value for state in leases.AT_FAULT])
+    )
+    stopped = select(Receipt.lease_id).where(
+        col(Receipt.job_digest) == job, col(Receipt.end) == End.STOPPED.value
+    )
     query = (
         select(Lease.host, func.count())
-        .join(Transition, col(Transition.subject_id) == col(Lease.id))
         .where(
             col(Lease.job_digest) == job,
-            col(Transition.to_state).in_([state.value for state in leases.AT_FAULT]),
+            or_(col(Lease.id).in_(at_fault), col(Lease.id).in_(stopped)),
         )
         .group_by(col(Lease.host))
         .order_by(col(Lease.host))

@@ -305,6 +305,39 @@ def test_host_that_never_gets_ready_cannot_keep_a_job_by_renewing(world: World) 
     assert state(world, lease) is LeaseState.ATTEST_FAILED
 
 
+def renewed(world: World, lease: str, now: int) -> int:
+    """Its host says that it is there; the deadline."""
+    with world.store.transaction() as session:
+        return leases.renew(session, leases.RenewLease(id=lease, seconds=45), now)
+
+
+def test_host_that_polls_and_carries_nothing_loses_its_lease(world: World) -> None:
+    lease = world.run()
+    silent = NOW + leases.FIRST_RECEIPT_SECONDS * 1000
+    for now in range(NOW, silent, 30_000):
+        until = renewed(world, lease, now)
+    assert until == silent
+    with pytest.raises(RefusedError, match="lease-ended"):
+        renewed(world, lease, until)
+    with world.store.transaction() as session:
+        assert leases.end_overdue(session, until + SCHEDULER_MILLISECONDS) == (lease,)
+    assert state(world, lease) is LeaseState.HOST_LOST
+    assert offer_state(world, lease) is OfferState.SUSPENDED
+
+
+def test_each_receipt_lets_a_lease_go_on_and_a_repeated_one_does_not(world: World) -> None:
+    lease, silence = world.run(), leases.RECEIPT_SECONDS * 1000
+    for now in range(NOW + 40_000, NOW + 2 * HOUR, 40_000):  # far beyond the time for the first
+        receipt = world.receipt(lease, milliseconds=now - NOW)
+        world.settle(lease, signed=receipt, now=now)
+        assert renewed(world, lease, now) == now + 45_000
+    heard = now
+    for now in range(heard, heard + silence, 30_000):
+        world.settle(lease, signed=receipt, now=now)  # the host has kept it
+        until = renewed(world, lease, now)
+    assert until == heard + silence
+
+
 def test_renewal_never_brings_a_deadline_forward(world: World) -> None:
     lease = world.run()
     with world.store.transaction() as session:

@@ -45,9 +45,14 @@ def rounds(store: Store, now: int) -> tuple[RoundReport, RoundReport]:
     return placed, supervise_jobs(store, shard=0, shards=1, now=now)
 
 
-def live(town: Town, until: Callable[[], bool], user: Store | None = None) -> None:
+def live(
+    town: Town,
+    until: Callable[[], bool],
+    user: Store | None = None,
+    ticks: int = TICKS_MAX,
+) -> None:
     """Ticks of town and scheduler; a scheduler that crashed is there again in the next tick."""
-    for _ in range(TICKS_MAX):
+    for _ in range(ticks):
         town.tick()
         try:
             rounds(user or town.store, town.now)
@@ -55,7 +60,7 @@ def live(town: Town, until: Callable[[], bool], user: Store | None = None) -> No
             continue
         if until():
             return
-    raise AssertionError(f"{town.state()} after {TICKS_MAX} ticks: {town.history()}")
+    raise AssertionError(f"{town.state()} after {ticks} ticks: {town.history()}")
 
 
 def lose_the_first_host(town: Town) -> Callable[[], bool]:
@@ -93,6 +98,32 @@ def test_a_job_whose_host_dies_goes_on_elsewhere_in_the_next_generation(store: S
         assert find_offer(session, lost.offer_id).state is OfferState.SUSPENDED
         moves = [each.to_state for each in history(session, lost.id)]
         assert moves[-2:] == ["host_lost", "closed"]
+
+
+@pytest.mark.parametrize("steps", [0, STEPS_PER_TICK])
+def test_a_job_whose_host_polls_and_carries_nothing_goes_on_elsewhere(
+    store: Store, steps: int
+) -> None:
+    """Whether it starves its enclave from the beginning, or after its first receipt."""
+    town = Town.make(store)
+    if steps == 0:
+        town.starving = {"first"}
+
+    def check() -> bool:
+        if town.receipts:
+            town.starving = {"first"}
+        return town.at_rest()
+
+    live(town, check, ticks=leases.FIRST_RECEIPT_SECONDS * 1000 // TICK + TICKS_MAX)
+    assert town.state() is JobState.SUCCEEDED
+    found = [(NAMES[each.host], each.generation, each.state) for each in town.leases()]
+    assert found == [("first", 1, LeaseState.CLOSED), ("second", 2, LeaseState.CLOSED)]
+    lost, _ = town.leases()
+    with store.reading() as session:
+        lost_at = next(e.at_ms for e in history(session, lost.id) if e.to_state == "host_lost")
+    seconds = leases.RECEIPT_SECONDS if steps else leases.FIRST_RECEIPT_SECONDS
+    assert lost.ready_at_ms is not None
+    assert 0 <= lost_at - lost.ready_at_ms - seconds * 1000 <= 4 * TICK
 
 
 def test_a_job_waits_for_a_broker_that_is_offline_and_goes_on_when_it_is_back(
@@ -197,6 +228,20 @@ def test_a_host_that_failed_a_job_is_not_asked_again_while_another_is_there(
         "first": reliability_ppm(kept=0, failed=1),
         "second": reliability_ppm(kept=1, failed=0),
     }
+
+
+def test_a_host_where_a_run_was_stopped_is_not_asked_again_while_another_is_there(
+    store: Store,
+) -> None:
+    """Its machine is free again at once, and it is the cheaper one."""
+    town = Town.make(store)
+    town.stopping = {"first"}
+    live(town, town.at_rest)
+    assert town.state() is JobState.SUCCEEDED
+    assert [NAMES[each.host] for each in town.leases()] == ["first", "second"]
+    with store.reading() as session:
+        book = load_available(session, shard=0, shards=1, now=town.now)
+    assert {NAMES[each.host] for each in book} == {"first", "second"}  # it is no fault of its own
 
 
 def test_a_host_that_failed_a_job_is_asked_again_when_no_other_is_left(store: Store) -> None:

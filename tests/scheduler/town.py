@@ -1,7 +1,8 @@
 """Everybody around the scheduler, played by marketplace's own functions on the same database.
 
 Brokers say ready, the buyer orders generations, hosts launch, renew and send receipts. Nobody here
-decides what the scheduler decides. A host that is `dead` does and says nothing.
+decides what the scheduler decides. A host that is `dead` does and says nothing; one that is
+`starving` its enclave says that it is there, and no more.
 """
 
 from __future__ import annotations
@@ -79,6 +80,10 @@ class Town:
     now: int = NOW
     dead: set[str] = dataclasses.field(default_factory=set)
     """Names of hosts that are gone."""
+    starving: set[str] = dataclasses.field(default_factory=set)
+    """Names of hosts that renew their leases, and carry no message of an enclave's."""
+    stopping: set[str] = dataclasses.field(default_factory=set)
+    """Names of hosts whose enclaves say at once that their run was stopped."""
     brokers: set[PartyKey] = dataclasses.field(default_factory=lambda: {BUYER, OWNER})
     """Who answers."""
     buyer_orders: bool = True
@@ -161,12 +166,15 @@ class Town:
                     statement=self._statement(lease), market=MARKET.identity
                 )
                 leases.attest(session, command, self.now)
-            elif lease.state is LeaseState.READY:
+            elif lease.state is LeaseState.READY and NAMES[lease.host] not in self.starving:
                 self._work(session, lease)
 
     def _work(self, session: Session, lease: Lease) -> None:
         last = self.receipts.get(lease.id)
         if last is not None and last.end is not None:
+            return
+        if NAMES[lease.host] in self.stopping:
+            self.send(session, lease, tokens=0, end=End.STOPPED)
             return
         step = min(STEPS, (0 if last is None else last.step) + STEPS_PER_TICK)
         self.send(

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from enclave_runtime.transport import Frame as EnclaveFrame
-from marketplace import ledger
-from marketplace.models import JobState, LeaseState
+from marketplace.leases import FIRST_RECEIPT_SECONDS
+from marketplace.models import Lease, LeaseState
 from provider_agent.frames import Frame
 from tests.faults.inside.enclave import Enclave
 from tests.faults.inside.host import Agent, Mischief, Seeded
@@ -23,8 +23,6 @@ from tests.faults.inside.template import scratch, template
 from tests.faults.inside.town import (
     Town,
     check,
-    check_money,
-    check_released,
     in_no_time,
 )
 from trust.encoding import parse_base64url
@@ -33,11 +31,11 @@ from trust.messages import Receipt, Refused, SignedMessage, parse_message, signe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-SEEDS = 2
+SEEDS = 1
 SEEDS_FULL = 60
-IDLE_TICKS = 40
 SEAT_SHARES = 4  # of each custodian two: for its input, and for what the run makes
 LEASE_SILENT_MS = 60_000  # a lease that nobody renews ends after 45 s
+SILENCE_MS = 1000 * (FIRST_RECEIPT_SECONDS + 45 + 60)  # from the last word to the end of the lease
 
 
 @asynccontextmanager
@@ -84,7 +82,7 @@ def test_a_host_that_drops_delays_repeats_and_reorders_changes_nothing() -> None
                 did[what] = did.get(what, 0) + times
 
         noted(run, f"random numbers of {number}")
-    assert min(did.values()) > SEEDS, did
+    assert min(did.values()) > 1, did
 
 
 @pytest.mark.full
@@ -176,7 +174,9 @@ def _first_is_live(town: Town) -> bool:
 
 
 async def starved_under_watch(after: int) -> None:
-    """The host goes on to ask for messages, and carries none: nothing more leaves or is paid."""
+    """The host goes on to ask for messages, and carries none: it keeps the lease for no longer than
+    its silence may last, nothing more leaves or is paid meanwhile, and the job ends elsewhere.
+    """
     async with a_town() as town:
         starving = Starving(after, silent=False)
         town.agents[0].mischief = starving
@@ -185,13 +185,20 @@ async def starved_under_watch(after: int) -> None:
             return
         for _ in range(3):  # what lies in boxes already arrives
             await town.tick()
+        first, until = town.leases()[0], town.clock.now + SILENCE_MS
         before = town.grants(), town.paid_steps(), town.hold().captured
-        for _ in range(IDLE_TICKS):
+        while _first_is_live(town):
+            assert town.clock.now <= until, town.standing()
+            assert (town.grants(), town.paid_steps(), town.hold().captured) == before
             await town.tick()
-        assert (town.grants(), town.paid_steps(), town.hold().captured) == before
-        assert town.read(ledger.audit) == ()
-        check_released(town)
-        assert not any(each.end for each in town.enclaves())
+        await town.run(ticks=1500)
+        check(town, kills=1)
+        if not _has_ended(town, first):  # not all that mattered had been carried before
+            assert [each.host == first.host for each in town.leases()] == [True, False]
+
+
+def _has_ended(town: Town, lease: Lease) -> bool:
+    return any(each.lease_id == lease.id and each.end for each in town.receipts())
 
 
 def starving_points(total: int, size: int) -> list[int]:
@@ -277,18 +284,11 @@ async def with_two_doors(number: int, *, alone: float) -> tuple[int, int]:
 
         for _ in range(1500):
             await tick()
-            if town.ended():
+            if town.at_rest():
                 break
         else:
             raise AssertionError(town.standing())
-        if town.state is JobState.FAILED:  # each had a share of its own, so neither had all
-            ended = [each.text for each in (*town.enclaves(), doors.second) if each is not None]
-            assert any("seat-taken" in text for text in ended), ended
-            assert town.paid_steps() == 0
-            check_money(town)
-            check_released(town)
-        else:
-            check(town, kills=town.generation() - 1)
+        check(town, kills=town.generation() - 1)  # if each had a share of its own, so elsewhere
         by_lease = {each.id: each.signing_key for each in town.leases()}
         for row in town.receipts():  # of one enclave of each lease alone
             signer = by_lease[row.lease_id]

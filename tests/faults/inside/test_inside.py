@@ -32,7 +32,7 @@ from tests.faults.inside.town import lived
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-SAMPLE = 8
+SAMPLE = 4
 KINDS = {
     "agent-1": ("ask", "frame", "journal", "offer", "send"),
     "agent-2": ("ask", "offer", "send"),
@@ -80,9 +80,9 @@ def test_an_undisturbed_run_is_the_same_each_time_and_has_these_points() -> None
 
 
 def test_a_seeded_sample_of_faults_changes_nothing() -> None:
+    assert {each.how for each in all_points()} >= {BEFORE, AFTER}
     chosen = sample(all_points(), SAMPLE)
-    assert {(each.party, each.kind) for each in chosen} <= set(CELLS)
-    assert {each.how for each in chosen} >= {BEFORE, AFTER}
+    assert len({(each.party, each.kind) for each in chosen} & set(CELLS)) == SAMPLE
     for point in chosen:
         asyncio.run(alive(point))
 
