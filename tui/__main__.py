@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run; the exit status."""
     options = parse(arguments)
     home = options.home or _home_of_environment()
+    gc.disable()  # nothing that is imported is garbage; the window collects again once it is drawn
     from tui.launch import print_plain, run_window
 
     if options.plain:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import signal
 import traceback
 from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ from tui.themes import THEMES
 from tui.wall import Wall
 
 FRAMES_SHOWN_MAX: Final = 30
+STARTED_SECONDS: Final = 1.0
+"""After so long the first picture is drawn, and garbage may be collected."""
 
 
 class BlindhostApp(App[None]):
@@ -102,6 +105,7 @@ class BlindhostApp(App[None]):
         """The hub begins; a deep link opens its screen; a signal ends it as `q` does."""
         for number in self._signals:
             asyncio.get_running_loop().add_signal_handler(number, self.exit)
+        self.set_timer(STARTED_SECONDS, collect_garbage)
         self.hub.start(self.arrive)
         if self._link:
             open_link(self, self._link)
@@ -189,6 +193,13 @@ class BlindhostApp(App[None]):
         self.bell()
         self._exit_renderables.append(crash_words(error))
         self._close_messages_no_wait()
+
+
+def collect_garbage() -> None:
+    """Collect from now on, if `tui.__main__` put it off; what lives by now is looked at no more."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def crash_words(error: BaseException | None) -> str:

@@ -91,6 +91,14 @@ class MakeKeys(Command):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PinMarket(Command):
+    """Name this home's market; no keys are made. Answer: Setup, or Failure."""
+
+    market_url: str
+    market_identity: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LockKeys(Command):
     """Forget the open keystore."""
 
@@ -134,11 +142,11 @@ class WantQuote(Command):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Submit(Command):
-    """Sign and submit. Answer: SubmitResult. The same id is the same job, as long as
-    the hub that took it lives.
-    """
+    """Sign and submit. Answer: SubmitResult. The same id is the same job, after a restart too."""
 
     draft: JobDraft
+    offer: str = ""
+    """What its machine is like; empty: the offer that it was quoted on, or the cheapest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,6 +23,13 @@ MANIFEST_CHARACTERS_MAX: Final = 1 << 16
 _AGAIN: Final = (client.MarketUnreachableError, client.UnauthenticatedAnswerError)
 
 
+def market_config(url: str, identity: str) -> client.Config:
+    """A market as a person names it. Raises EncodingError where it can't be one."""
+    market = client.parse_hex(identity)
+    client.MarketAddress(url=url, identity=market)
+    return client.Config(market_url=url, market=market)
+
+
 class Doing:
     """The commands that are no looking."""
 
@@ -30,8 +37,6 @@ class Doing:
         self._hub = hub
         self._quoted: dict[facts.JobDraft, str] = {}
         """Draft → the offer that it was last quoted on: what a submission's machine is like."""
-        self._prepared: dict[str, client.Prepared] = {}
-        """Command → its manifest: the same command is the same job."""
 
     def post(self, command: commands.Command) -> None:
         """Begin what a command asks for."""
@@ -95,9 +100,7 @@ class Doing:
 
     async def make_keys(self, command: commands.MakeKeys) -> None:
         """Make a home and its keys. Raises HomeError, KeystoreError, EncodingError."""
-        market = client.parse_hex(command.market_identity)
-        config = client.Config(market_url=command.market_url, market=market)
-        client.MarketAddress(url=command.market_url, identity=market)
+        config = market_config(command.market_url, command.market_identity)
         await asyncio.to_thread(make_keys, self._hub.home, config, command.passphrase)
 
     # --- data ------------------------------------------------------------------------------------
@@ -209,16 +212,16 @@ class Doing:
         )
 
     async def _submit(self, command: commands.Submit) -> None:
-        """The manifest is made once for a command: whoever tries again submits the same job."""
+        """A command becomes one job, over a restart too: `client.submitting` keeps which."""
         hub, party = self._hub, await self._hub.opened()
+
+        async def prepare() -> client.Prepared:
+            offer = await self._offer(command.draft, command.offer)
+            return (await party.quote(draft, offer))[0]
+
         try:
-            prepared = self._prepared.get(command.id)
-            if prepared is None:
-                draft = await self._draft(command.draft)
-                offer = await self._offer(command.draft, "")
-                prepared, _ = await party.quote(draft, offer)
-                self._prepared[command.id] = prepared
-            view = await party.submit(prepared, command.draft.name)
+            draft = await self._draft(command.draft)
+            view = await party.submit(command.id, draft, command.draft.name, prepare)
         except _AGAIN:
             raise
         except client.RefusedError as error:

@@ -20,11 +20,11 @@ from typing import Final
 import aiohttp
 
 import client
-from client.home_view import is_home
+from client.home_view import is_home, pin_market, pinned_market
 from tui import commands, facts, translate
 from tui.clock import Clock
 from tui.commands import Command, Kind
-from tui.doing import Doing
+from tui.doing import Doing, market_config
 from tui.looking import Looking
 
 HANDLED_MAX: Final = 8_192  # ids of commands that are remembered; a person makes fewer
@@ -62,6 +62,7 @@ class Hub:
         self._since = 0
         self._link: facts.Link | None = None
         self.party: client.Party | None = None
+        self._visitor: tuple[client.Config, client.Visitor] | None = None
         self.simulated = False
         self.looking = Looking(self)
         self._doing = Doing(self)
@@ -95,6 +96,8 @@ class Hub:
                 self.spawn("unlock", lambda: self._unlock(command.id, passphrase))
             case commands.MakeKeys():
                 self.spawn("unlock", lambda: self._make_keys(command))
+            case commands.PinMarket():
+                self.spawn("pin", lambda: self._pin_market(command))
             case _:
                 self._doing.post(command)
 
@@ -181,6 +184,21 @@ class Hub:
             raise client.HomeError("the keys are locked, or there are none yet")
         return self.party
 
+    async def browser(self) -> client.Browser:
+        """Who looks at offers: the open home, else a visitor. Raises HomeError: no market known."""
+        await self._tried.wait()
+        if self.party is not None:
+            return self.party
+        if (pinning := self._tasks.get("pin")) is not None:
+            await asyncio.wait([pinning])
+        config = await asyncio.to_thread(pinned_market, self.home)
+        if config is None:
+            raise client.HomeError("no market is named here yet: 1 Start asks for its address")
+        if self._visitor is None or self._visitor[0] != config:
+            address = client.MarketAddress(url=config.market_url, identity=config.market)
+            self._visitor = (config, client.Visitor(self._web(), address, self.clock))
+        return self._visitor[1]
+
     async def _base(self) -> None:
         """Setup, balance, link: always."""
         try:
@@ -235,23 +253,27 @@ class Hub:
     async def _open_by_key_file(self) -> None:
         if not await asyncio.to_thread(is_home, self.home):
             self._say(facts.Link.SIGNED_OUT, 0, None, "no keys here yet")
-            self._closed(locked=False)
+            await self._closed(locked=False)
             return
         try:
             await self._open(None)
         except client.KeystoreError:
             self._say(facts.Link.LOCKED, 0, None, "a passphrase opens the keys")
-            self._closed(locked=True)
+            await self._closed(locked=True)
 
     async def _open(self, opener: client.Passphrase | None) -> None:
-        if self._session is None:
-            self._session = aiohttp.ClientSession()
-        self.party = await client.Party.open(self.home, opener, self._session, self.clock)
+        self.party = await client.Party.open(self.home, opener, self._web(), self.clock)
         self._opened.set()
 
-    def _closed(self, *, locked: bool) -> None:
+    def _web(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession()
+        return self._session
+
+    async def _closed(self, *, locked: bool) -> None:
+        config = await asyncio.to_thread(pinned_market, self.home)
         now = self.clock()
-        self.arrive(translate.closed_setup(self.home.name, locked=locked, now=now))
+        self.arrive(translate.closed_setup(self.home.name, config, locked=locked, now=now))
         if locked:
             self.arrive(translate.locked_keys(now))
 
@@ -284,6 +306,15 @@ class Hub:
             return
         await self._unlock(command.id, command.passphrase)
 
+    async def _pin_market(self, command: commands.PinMarket) -> None:
+        """Only a home without keys: what is open belongs to one market."""
+        try:
+            config = market_config(command.market_url, command.market_identity)
+            await asyncio.to_thread(pin_market, self.home, config)
+            await self._closed(locked=False)
+        except EXPECTED as error:
+            self.fail(command.id, error)
+
     async def _lock(self) -> None:
         """Forget the open keystore: all that used it ends first."""
         for group in [each for each in self._tasks if each != "lock"]:
@@ -291,7 +322,10 @@ class Hub:
         self.party = None
         self._opened.clear()
         self._say(facts.Link.LOCKED, 0, None, "locked by you")
-        self._closed(locked=True)
+        await self._closed(locked=True)
+        for subject in list(self._subjects.values()):
+            if subject.kind is Kind.OFFERS:  # which needs no keys
+                self._look(subject)
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -300,11 +334,14 @@ class Hub:
         group = _group(subject)
         self._subjects[group] = subject
         watch = watchers[subject.kind]
-        self.spawn(group, lambda: self._when_open(group, lambda: watch(subject.of)))
+        ready = self._tried if subject.kind is Kind.OFFERS else self._opened
+        self.spawn(group, lambda: self._when(ready, group, lambda: watch(subject.of)))
 
-    async def _when_open(self, group: str, step: Step) -> None:
-        """Wait for the keys, then look, again and again while the market is away."""
-        await self._opened.wait()
+    async def _when(self, ready: asyncio.Event, group: str, step: Step) -> None:
+        """Wait for the keys, or for knowing that there are none; then look, and while the market is
+        away again and again.
+        """
+        await ready.wait()
         await self.patiently(group, step)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tui.clock import local_zone, wall_clock
+from tui.later import Later
 from tui.port import HubPort
 from tui.replay import Replay, decode
 from tui.text import clean
@@ -29,9 +30,13 @@ def make_hub(options: argparse.Namespace, home: Path) -> HubPort:
     if options.replay is not None:
         with options.replay.open(encoding="utf-8") as lines:
             return Replay(list(decode(lines)))
-    from tui.hub import Hub
 
-    return Hub(home, clock=wall_clock, gateway=options.gateway)
+    def make() -> HubPort:
+        from tui.hub import Hub
+
+        return Hub(home, clock=wall_clock, gateway=options.gateway)
+
+    return Later(make, clock=wall_clock)
 
 
 def run_window(options: argparse.Namespace, home: Path) -> int:

@@ -63,19 +63,21 @@ class Looking:
                     await self._show_offers(self._search)
 
     async def _show_offers(self, command: commands.Search) -> None:
-        hub, party = self._hub, await self._hub.opened()
+        hub, browser = self._hub, await self._hub.browser()
         query = command.query
         try:
             if command.explain:
-                clauses, found = await party.explain(query)
+                clauses, found = await browser.explain(query)
                 hub.arrive(translate.funnel(query, clauses, found, hub.clock()))
-            _, page = await party.search(query, command.sort, command.start, command.rows)
+            _, page = await browser.search(query, command.sort, command.start, command.rows)
         except client.QueryError as error:
             hub.arrive(translate.query_error(query, error, hub.clock()))
             return
         now = hub.clock()
         hub.arrive(translate.offer_page(query, command.sort, command.start, page, now))
-        previews = await party.preview(page.offers)
+        if hub.party is None:
+            return  # no policies, no draft: nothing is known of any release
+        previews = await hub.party.preview(page.offers)
         for offer, found_preview in zip(page.offers, previews, strict=True):
             hub.arrive(translate.preview(offer.draft.offer, found_preview, now))
 

@@ -10,15 +10,16 @@ import asyncio
 import contextlib
 import dataclasses
 import enum
+import functools
 import json
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from client.text import clean
-from tui.commands import Command, Look, LookAway
-from tui.facts import FACTS, Fact, Failure
+from tui.commands import Command, Look, LookAway, Search
+from tui.facts import FACTS, Fact, Failure, OfferPage
 
 LINE_BYTES_MAX: Final = 4 << 20
 KINDS: Final = {kind.__name__: kind for kind in FACTS}
@@ -59,12 +60,20 @@ def decode(lines: Iterable[str]) -> Iterator[tuple[int, Fact]]:
             raise ReplayError(f"line {number}: {type(error).__name__}: {error}") from error
 
 
-def _built(kind: type[Any], value: Any) -> Any:
-    hints = typing.get_type_hints(kind)
-    names = {each.name for each in dataclasses.fields(kind)}
-    if set(value) != names:
-        raise ValueError(f"{kind.__name__}: fields {sorted(set(value) ^ names)} differ")
+def _built(kind: Any, value: Any) -> Any:
+    hints = _hints(kind)
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} where {kind.__name__} is wanted")
+    if value.keys() != hints.keys():
+        odd = sorted(value.keys() ^ hints.keys())
+        raise ValueError(f"{kind.__name__}: fields {odd} differ")
     return kind(**{name: _value(hints[name], each) for name, each in value.items()})
+
+
+@functools.cache
+def _hints(kind: Hashable) -> Mapping[str, Any]:
+    """Fields and their types: evaluated once, because a page has hundreds of rows of one kind."""
+    return typing.get_type_hints(kind)
 
 
 def _value(hint: Any, value: Any) -> Any:
@@ -118,16 +127,29 @@ class Replay:
     def post(self, command: Command) -> None:
         """A recording can't act."""
         self.asked.append(command)
-        if isinstance(command, Look) and self._arrive is not None:
-            for fact in list(self._told):  # what is known already, as the port promises
+        known = self._known(command)
+        if self._arrive is not None:
+            for fact in known:
                 self._arrive(fact)
-        if not isinstance(command, Look | LookAway) and self._facts:
+        if not known and not isinstance(command, Look | LookAway) and self._facts:
             as_of = self._facts[-1][1].as_of
             words = "a recording is shown here: nothing was done"
             failure = Failure(
                 as_of=as_of, where=command.id, code="replay", words=words, retry_in=None
             )
             self.tell(failure)
+
+    def _known(self, command: Command) -> list[Fact]:
+        """What was told already and answers this, as the port promises."""
+        match command:
+            case Look():
+                return list(self._told)
+            case Search(query=query, sort=sort):
+                asked = (query, sort)
+                pages = [each for each in self._told if isinstance(each, OfferPage)]
+                return [each for each in pages if (each.query, each.sort) == asked]
+            case _:
+                return []
 
     async def stop(self) -> None:
         """End."""

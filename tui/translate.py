@@ -104,7 +104,9 @@ def setup(
     )
 
 
-def closed_setup(folder: str, *, locked: bool, now: int) -> facts.Setup:
+def closed_setup(
+    folder: str, config: client.Config | None, *, locked: bool, now: int
+) -> facts.Setup:
     """A home that is not open, or none at all."""
     return facts.Setup(
         as_of=now,
@@ -113,8 +115,8 @@ def closed_setup(folder: str, *, locked: bool, now: int) -> facts.Setup:
         keys_made_at=None,
         locked=locked,
         backed_up=None,
-        market_url="",
-        market_identity="",
+        market_url="" if config is None else words(config.market_url),
+        market_identity="" if config is None else config.market.hex(),
         broker="not known" if locked else "never ran",
         models=(),
         data=(),

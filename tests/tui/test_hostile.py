@@ -43,7 +43,7 @@ def check(rig: Rig) -> None:
     ("size", "tail"),
     [
         pytest.param((80, 24), "", marks=pytest.mark.slow),
-        pytest.param((200, 60), "", marks=pytest.mark.slow),
+        pytest.param((200, 60), "", marks=pytest.mark.full),
         pytest.param((100, 30), TAIL, marks=pytest.mark.full),
     ],
     ids=["80x24", "200x60", "a-megabyte"],

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from client.market_api import MarketUnreachableError
+from client.market_api import MarketApi, MarketUnreachableError
 from client.owner import sign_use_policy
 from marketplace import wire
 from tests.client.test_owner_and_buyer import ASSETS, ROW
@@ -94,6 +94,56 @@ async def test_a_search_brings_a_page_a_funnel_and_what_policies_say(desk: Desk)
     desk.hub.post(second)
     page = await desk.window.until(facts.OfferPage, lambda each: each.start == 1)
     assert (page.total, len(page.rows), page.rows[0].gpus) == (2, 1, 2)
+
+
+async def test_whoever_has_no_keys_looks_at_offers_and_can_do_nothing_else(
+    rig: Rig, tmp_path: Path
+) -> None:
+    await rig.api(HOST).post_offer(rig.draft(gpu_model="H100"), key=key16())
+    folder = tmp_path / "new"
+    hub, window = Hub(folder, clock=lambda: rig.time[0], poll_seconds=0.05), Window()
+    hub.start(window.arrive)
+    query = commands.Search(id="none", query="", sort="", start=0, rows=10, explain=True)
+    hub.post(query)
+    refused = await window.until(facts.Failure, lambda each: each.where == "none")
+    assert "no market is named here yet" in refused.words
+    hub.post(
+        commands.PinMarket(id=name(), market_url=rig.url, market_identity=MARKET.identity.hex())
+    )
+    hub.post(dataclasses.replace(query, id=name()))  # at once: it waits for the market's name
+    page = await window.until(facts.OfferPage)
+    assert (page.total, page.rows[0].gpu_model) == (1, "H100")
+    setup = await window.until(facts.Setup, lambda each: bool(each.market_url))
+    assert (setup.identity, setup.market_url) == ("", rig.url)
+    assert not window.of(facts.PolicyPreview)  # there is no policy that could say anything
+    assert hub.party is None
+    assert not (folder / "keystore").exists()
+    hub.post(
+        commands.PinMarket(id="plain", market_url="http://192.0.2.1", market_identity="5f" * 32)
+    )
+    await window.until(facts.Failure, lambda each: each.where == "plain")
+    await hub.stop()
+
+
+async def test_locked_keys_hide_no_offers_and_sign_no_search(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.window.until(facts.Connection, lambda each: each.link is facts.Link.ONLINE)
+    await desk.rig.api(HOST).post_offer(desk.rig.draft(gpu_model="H100"), key=key16())
+    desk.hub.post(commands.LockKeys(id=name()))
+    await desk.window.until(facts.Connection, lambda each: each.link is facts.Link.LOCKED)
+    askers: list[bytes] = []
+    real = MarketApi.search_offers
+
+    async def seen(self: MarketApi, query: wire.OfferQuery) -> wire.OfferPage:
+        askers.append(self.identity)
+        return await real(self, query)
+
+    monkeypatch.setattr(MarketApi, "search_offers", seen)
+    query = commands.Search(id=name(), query="", sort="", start=0, rows=10, explain=False)
+    desk.hub.post(query)
+    assert (await desk.window.until(facts.OfferPage)).total == 1
+    assert desk.keys.party.identity not in askers
 
 
 async def test_an_offer_that_own_policies_rule_out_says_which_check(desk: Desk) -> None:

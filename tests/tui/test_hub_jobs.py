@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,10 @@ from tests.marketplace.api.rig import (
 from tests.marketplace.world import CREDIT, HOST, NOW, OWNER, fund, terms
 from tests.trust import release_world as rw
 from tests.tui.hub_rig import Desk, Window, desk, name, rig
+from tests.tui.killed_window import encode
 from trust.artifacts import ArtifactKind
-from trust.jobs import UsePolicy
+from trust.identity import Signed
+from trust.jobs import JobManifest, UsePolicy
 from trust.messages import ProgressEvent
 from trust.verifier.policy import simulated_policy
 from tui import commands, facts
@@ -111,6 +115,86 @@ async def test_a_draft_is_quoted_and_submitted_once_however_often(
     assert len(desk.window.of(facts.SubmitResult)) == 1
     balance = await desk.window.until(facts.Balance, lambda each: each.held > 0)
     assert (balance.free, balance.held) == (3 * CREDIT, 6 * CREDIT)
+
+
+async def test_a_window_killed_between_send_and_answer_orders_and_pays_once(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """Another process submits, its market takes the job, and SIGKILL ends it before the answer."""
+    draft = await draft_of(desk, tmp_path)
+    publish_policy(desk)
+    submit = commands.Submit(id="c-killed", draft=draft)
+    mark = tmp_path / "sent"
+    killed = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.tui.killed_window", str(desk.home.folder),
+        str(desk.rig.time[0]), encode(submit), str(mark),
+    )  # fmt: skip
+    async with asyncio.timeout(60):
+        while not mark.exists():
+            assert killed.returncode is None, "it ended by itself"
+            await asyncio.sleep(0.02)
+    killed.kill()
+    await killed.wait()
+    (sent,) = await desk.rig.api(desk.keys.party).get_jobs()
+    desk.hub.post(submit)
+    result = await desk.window.until(facts.SubmitResult)
+    assert (result.outcome, result.job) == (facts.Submitted.ACCEPTED, sent.job.hex())
+    assert len(await desk.rig.api(desk.keys.party).get_jobs()) == 1
+    balance = await desk.window.until(facts.Balance, lambda each: each.held > 0)
+    assert (balance.free, balance.held) == (3 * CREDIT, 6 * CREDIT)
+
+
+async def test_a_window_that_ends_before_it_sends_submits_that_job_later(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = await draft_of(desk, tmp_path)
+    publish_policy(desk)
+    submit = commands.Submit(id="c-early", draft=draft)
+    signed: list[bytes] = []
+    stuck = asyncio.Event()
+
+    async def never(_api: object, manifest: Signed[JobManifest], *, key: bytes) -> None:
+        signed.append(manifest.digest)
+        stuck.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.MarketApi, "submit_job", never)
+        desk.hub.post(submit)
+        await asyncio.wait_for(stuck.wait(), 20)
+        await desk.hub.stop()
+    assert await desk.rig.api(desk.keys.party).get_jobs() == ()
+    hub, window = Hub(desk.home.folder, clock=desk.hub.clock, poll_seconds=0.05), Window()
+    hub.start(window.arrive)
+    hub.post(submit)
+    result = await window.until(facts.SubmitResult)
+    assert (result.outcome, result.job) == (facts.Submitted.ACCEPTED, signed[0].hex())
+    other = dataclasses.replace(draft, spend_max=2 * CREDIT)
+    await hub.stop()
+    hub, window = Hub(desk.home.folder, clock=desk.hub.clock, poll_seconds=0.05), Window()
+    hub.start(window.arrive)
+    hub.post(commands.Submit(id="c-early", draft=other))
+    result = await window.until(facts.SubmitResult)
+    assert (result.outcome, result.check) == (facts.Submitted.REFUSED, "command-reused")
+    await hub.stop()
+    assert len(await desk.rig.api(desk.keys.party).get_jobs()) == 1
+
+
+async def test_what_the_market_refused_for_good_may_be_sent_again_as_another_job(
+    desk: Desk, tmp_path: Path
+) -> None:
+    draft = dataclasses.replace(await draft_of(desk, tmp_path), spend_max=10 * CREDIT)
+    publish_policy(desk)
+    desk.hub.post(commands.Submit(id="c-poor", draft=draft))
+    result = await desk.window.until(facts.SubmitResult)
+    assert (result.outcome, result.check) == (facts.Submitted.REFUSED, "no-funds")
+    await desk.rig.write(lambda session: fund(session, 9 * CREDIT, desk.keys.party))
+    hub, window = Hub(desk.home.folder, clock=desk.hub.clock, poll_seconds=0.05), Window()
+    hub.start(window.arrive)
+    hub.post(commands.Submit(id="c-poor", draft=draft))
+    assert (await window.until(facts.SubmitResult)).outcome is facts.Submitted.ACCEPTED
+    await hub.stop()
+    assert len(desk.home.holdings(desk.keys).jobs) == 1
 
 
 async def test_a_model_that_was_given_a_name_is_offered_by_it(desk: Desk) -> None:

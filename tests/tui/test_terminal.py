@@ -9,10 +9,13 @@ import sys
 
 import pytest
 
+from tests.client.test_cli import init, market
 from tests.tui.rig import USUAL
 from tests.tui.scenes.money import ENTRIES, receipt
 from tests.tui.terminal import Terminal
 from tui.replay import encode
+
+__all__ = ["market"]  # a fixture
 
 pytestmark = pytest.mark.slow
 HOSTILE = "\x1b]52;c;QUJD\x07\x1b[2J\x9b31m\u202e"
@@ -52,6 +55,24 @@ def test_a_signal_leaves_the_terminal_as_it_was(terminal, number):
     terminal.end()
     assert terminal.settings() == terminal.before
     assert b"\x1b[?1049l" in terminal.raw
+
+
+def test_the_command_over_a_real_market_goes_about_and_ends_in_order(market, tmp_path):
+    """What ``make demo ARGS=--tui`` puts in front, on a market without a job."""
+    home = tmp_path / "buyer"
+    init(home, market["url"], market["identity"])
+    made = Terminal(["jobs", "--home", str(home)])
+    try:
+        made.until("online", "3 Jobs")
+        made.send("2")
+        made.until("nothing is listed now")
+        made.send("5")
+        made.until("Free 0.0000 cr")
+        made.send("q")
+        assert made.end() == 0
+        assert made.settings() == made.before
+    finally:
+        made.close()
 
 
 def test_hostile_words_of_a_recording_do_not_reach_the_terminal(recording, tmp_path):

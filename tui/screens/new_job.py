@@ -400,8 +400,9 @@ class NewJobScreen(Window):
             return
         self.state = job.signed(self.state, new_id(), self.now)
         self._save()  # (2)
-        if self.state.submit_draft is not None:
-            self.ask(Submit(id=self.state.submit_id, draft=self.state.submit_draft))
+        state = self.state
+        if state.submit_draft is not None:
+            self.ask(Submit(id=state.submit_id, draft=state.submit_draft, offer=state.offer))
         self.redraw()
 
     @on(Button.Pressed, "#open")

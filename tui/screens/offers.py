@@ -161,7 +161,7 @@ class OffersScreen(Window):
         if came_back and self.state.asked_at is None and self._posted_at is not None:
             self.action_refresh()
         self._ask_for_rows()
-        state, now, online = self.state, self.now, self.shared.online
+        state, now, online = self.state, self.now, self.shared.browses
         scrolled = int(self.query_one("#query", Input).scroll_offset.x)
         self.query_one("#error", Panel).say(words.error_lines(state, scrolled=scrolled))
         summary = words.summary(state, now, online=online)
@@ -217,7 +217,7 @@ class OffersScreen(Window):
     def _ask_for_rows(self) -> None:
         """(1) Nothing is on its way, nor was a moment ago. (2) What is seen is not here."""
         state, now = self.state, self.now
-        if state.asked_at is not None or not self.shared.online or state.old:  # (1)
+        if state.asked_at is not None or not self.shared.browses or state.old:  # (1)
             return
         if self._posted_at is not None and now - self._posted_at < ASK_MILLISECONDS:
             return
@@ -290,7 +290,10 @@ class OffersScreen(Window):
     def _selected(self, message: VirtualTable.RowSelected) -> None:
         """A quote: a new job that is to run on this offer."""
         if not self.shared.online:
-            self.notify("no quote while the market does not answer", markup=False)
+            why = "keys are wanted for a quote: 1 Start makes or opens them"
+            if not self.shared.browses:
+                why = "no quote while the market does not answer"
+            self.notify(why, markup=False)
             return
         from tui.screens.new_job import NewJobScreen
 
@@ -338,4 +341,4 @@ class OffersScreen(Window):
 
     def plain(self) -> Iterable[str]:
         """The same in lines."""
-        return words.plain(self.state, self.now, online=self.shared.online)
+        return words.plain(self.state, self.now, online=self.shared.browses)

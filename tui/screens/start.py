@@ -16,6 +16,7 @@ from tui.screens.window import Window
 from tui.state import start
 from tui.state.rows import say
 from tui.state.start import StepName
+from tui.widgets.market_panel import MarketPanel
 from tui.widgets.panels import Panel, TooSmall
 from tui.widgets.passphrase_panel import MakeKeysPanel, UnlockPanel
 from tui.widgets.pick_list import PickList
@@ -114,6 +115,8 @@ class StartScreen(Window):
                 self.blindhost.action_go("money")
             case StepName.MODEL | StepName.DATA:
                 self._open_new_job(step=name.value)
+            case StepName.LOOK if setup is None or not setup.market_url:
+                self.app.push_screen(MarketPanel(), self._pinned)
             case StepName.REHEARSE:
                 self.app.push_screen(Reading("Rehearse on this machine", REHEARSAL))
             case _:
@@ -125,6 +128,11 @@ class StartScreen(Window):
                 self.asked(command, words)
 
         return take
+
+    def _pinned(self, command: str | None) -> None:
+        if command:
+            self.asked(command, start.PINNING)
+            self.blindhost.action_go("offers")
 
     def asked(self, command: str, words: str) -> None:
         """A panel posted a command."""

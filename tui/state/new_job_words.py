@@ -213,7 +213,7 @@ def sign_lines(state: State, now: int, *, online: bool) -> list[Words]:
     why = cannot_sign(state, now, online=online)
     lines = failure_lines(state, state.submit_id)
     if state.signed_before:
-        before = "signed before, and no answer came: look at 3 Jobs first, it may be there"
+        before = "signed before, no answer came: signed again it is the same job, paid once"
         lines.append(say(before, Tone.WARN))
     return [*lines, say(f"not yet: {why}", Tone.FAINT)] if why else lines
 

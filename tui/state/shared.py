@@ -25,6 +25,12 @@ class Shared:
         return self.connection is not None and self.connection.link is Link.ONLINE
 
     @property
+    def browses(self) -> bool:
+        """The market answers, or nothing is known against it: offers are shown without keys too."""
+        found = self.connection
+        return found is not None and found.link is not Link.OFFLINE
+
+    @property
     def simulated(self) -> bool:
         """What is shown proves nothing about hardware."""
         return self.setup is not None and self.setup.simulated

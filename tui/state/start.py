@@ -64,6 +64,8 @@ class State:
     """Jobs that there are: who has one needs no first job."""
 
 
+PINNING: Final = "naming the market"
+"""What is asked for where only the market is named."""
 HOME: Final = "home"
 """Where a failure says that it happened, when this home can't be read."""
 JOBS_MAX: Final = 64  # more than one is all that matters
@@ -78,6 +80,8 @@ def apply(state: State, fact: Fact, now: int) -> State:  # noqa: ARG001 - every 
     """Take a fact."""
     match fact:
         case Setup() if fact.identity and not fact.locked:
+            return dataclasses.replace(state, asked_at=None, asked_for="", failure=None)
+        case Setup() if fact.market_url and state.asked_for == PINNING:
             return dataclasses.replace(state, asked_at=None, asked_for="", failure=None)
         case Failure() if state.command and fact.where == state.command:
             return dataclasses.replace(state, asked_at=None, asked_for="", failure=fact)
@@ -104,7 +108,7 @@ def steps(shared: Shared, now: int) -> tuple[Step, ...]:
     lines = [dataclasses.replace(each, waits=at == turn) for at, each in enumerate(found)]
     return (
         *lines,
-        _step(StepName.LOOK, "Look at offers", "Offers"),
+        _step(StepName.LOOK, "Look at offers: no keys and no money needed", "Offers"),
         _step(StepName.REHEARSE, "Rehearse on this machine: simulated, free", "How to"),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from rich.cells import cell_len
 from textual.content import Content
 from textual.widgets import Static
 
@@ -46,10 +47,16 @@ class Panel(Static):
         """Show these lines; with none, the panel takes no room."""
         lines = tuple(lines)
         if lines != self._said:
+            moves = not (len(lines) == len(self._said) and self._fits(lines, self._said))
             self._said = lines
-            self.update(content_of(lines))
+            self.update(content_of(lines), layout=moves)
             if not self._pinned:
                 self.display = bool(lines)
+
+    def _fits(self, *said: tuple[Words, ...]) -> bool:
+        """Whether no line is wrapped: then as many lines take as much room."""
+        width = self.content_size.width
+        return all(cell_len(each.text) <= width for lines in said for each in lines)
 
     def pin(self) -> None:
         """Whether it takes room is for the stylesheet to say, also while it is empty."""

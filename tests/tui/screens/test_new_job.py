@@ -193,7 +193,7 @@ async def test_what_changed_after_it_was_read_is_not_signed(tmp_path):
 
 async def test_a_draft_comes_back_and_one_that_was_signed_before_says_so(tmp_path):
     async with opened(tmp_path, kept=dataclasses.replace(KEPT, submit="c7"), step="sign") as rig:
-        await rig.until_words("signed before, and no answer came: look at 3 Jobs first")
+        await rig.until_words("signed before, no answer came: signed again it is the same job")
         await rig.press("escape")
         await rig.until_words("support-tone-v3")
         await rig.press("escape", "escape")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.tui.rig import BALANCE, NOW, ONLINE, SIZES, window
+from tests.tui.scenes.offers import page
 from tests.tui.scenes.start import HOME, LOCKED, NO_KEYS, SCENES
-from tui.commands import MakeKeys, Unlock
-from tui.facts import Failure
+from tui.commands import MakeKeys, PinMarket, Search, Unlock
+from tui.facts import Connection, Failure, Link
 from tui.screens.keys import KeysScreen
 from tui.screens.new_job import NewJobScreen
 from tui.screens.offers import OffersScreen
@@ -108,3 +109,31 @@ async def test_each_size_and_state_says_what_matters(state, size):
         said = "\n".join(rig.app.screen.plain())
         assert wanted in said
         assert ("OFFLINE" in said) == (state == "offline")
+
+
+async def test_whoever_has_no_keys_names_a_market_and_looks_at_its_offers():
+    async with window(facts=(NO_KEYS,), link=("start",)) as rig:
+        await rig.until_words("Look at offers: no keys and no money needed")
+        await rig.press("end", "up", "enter")
+        await rig.until_words("Market: its key")
+        rig.app.screen.query_one("#url").value = "https://market.example"
+        await rig.press("enter", "5", "f", "enter")
+        await rig.until_words("64 hex digits of your invite, got 2 characters")
+        assert not rig.hub.of(PinMarket)
+        rig.app.screen.query_one("#identity").value = "5f" * 32
+        await rig.press("enter")
+        (pin,) = rig.hub.of(PinMarket)
+        assert (pin.market_url, pin.market_identity) == ("https://market.example", "5f" * 32)
+        await rig.until(lambda: isinstance(rig.app.screen, OffersScreen))
+        search = rig.hub.of(Search)[-1]
+        signed_out = Connection(
+            as_of=NOW, link=Link.SIGNED_OUT, since=NOW, attempt=0, retry_in=None, words="no keys"
+        )
+        await rig.tell(signed_out, page("", sort=search.sort))
+        await rig.until_words("361 of 20,000 fit", "H100")
+        assert "OFFLINE" not in rig.words
+        await rig.press("enter")
+        await rig.until(
+            lambda: any("keys are wanted" in each.message for each in rig.app._notifications)
+        )
+        assert isinstance(rig.app.screen, OffersScreen)
