@@ -40,12 +40,10 @@ from trust.verifier.results import (
     line,
     not_demanded,
 )
-from trust.verifier.roots import RootKind
 from trust.verifier.snp import verify_snp
 from trust.verifier.snp_appraisal import appraise_snp
 from trust.verifier.tdx import VerifiedQuote, verify_tdx
 from trust.verifier.tdx_appraisal import appraise_tdx_registers
-from trust.verifier.tdx_policy import TdxImage
 
 SNP_KINDS: Final = frozenset({"vcek", "vlek", "ask", "asvk", "ark", "crl"})
 TDX_PREFIX: Final = "tdx-"
@@ -243,9 +241,9 @@ def _appraise_cpu(
 ) -> Sequence[CheckLine]:
     """The policy's lines about the CPU; a platform that it does not name is refused by a line."""
     refused = (line("platform", _machine(verified).platform.value, "one of it", good=False),)
-    real = verified.root.kind is RootKind.REAL
+    kind = verified.root.kind
     if isinstance(verified, VerifiedQuote):
-        images = [*policy.tdx_images, *_released_images(released, real=real)]
+        images = (*policy.tdx_images, *(() if released is None else released.tdx_images(kind)))
         if policy.tdx is None:
             return refused
         launch = expected.launch
@@ -260,7 +258,7 @@ def _appraise_cpu(
         )
     if policy.snp is None:
         return refused
-    values = () if released is None else released.snp if real else released.simulated
+    values = () if released is None else released.measurements(kind)
     return appraise_snp(
         verified.claims,
         policy.snp,
@@ -268,11 +266,6 @@ def _appraise_cpu(
         expected_report_data=expected.report_data,
         expected_launch=expected.launch,
     )
-
-
-def _released_images(released: ReferenceValues | None, *, real: bool) -> list[TdxImage]:
-    """Nothing simulates TDX images: no released set is good there."""
-    return [] if released is None or not real else list(released.tdx)
 
 
 def _check_root(verified: VerifiedEvidence | VerifiedQuote, policy: AppraisalPolicy) -> CheckLine:
