@@ -56,13 +56,7 @@ class Opening:
         """A market, and a tap before its port: everybody is given the tap's address."""
         stage = self.stage
         maker = str(stage.home("chip-maker"))
-        made = stage.ask("blindhost-agent", "simulated-root", "--home", maker)
-        self.root = made["fingerprint"]
-        self.roots = [
-            self.root,
-            f"nvidia-device={made['nvidia_device_fingerprint']}",
-            f"nvidia-rim={made['nvidia_rim_fingerprint']}",
-        ]
+        self.make_roots(maker)
         for host in HOSTS:
             home = str(stage.home(host))
             stage.command("blindhost-agent", "simulated-chip", "--root", maker, "--home", home)
@@ -72,7 +66,7 @@ class Opening:
         home = str(stage.home("market"))
         stage.command(
             "blindhost-market", "policy", "accept-simulated-roots", "--home", home,
-            *_each("--root", self.roots), "--measurement", self.measurement,
+            *each("--root", self.roots), "--measurement", self.measurement,
         )  # fmt: skip
         stage.start("market", "blindhost-market", "serve", "--home", home, "--port", "0")
         endpoint = stage.wait_for(
@@ -94,6 +88,16 @@ class Opening:
             watch=["tap-market"],
         )
         self.market_url = f"http://127.0.0.1:{int(said)}"
+
+    def make_roots(self, maker: str) -> None:
+        """The throwaway roots of a make-believe AMD and NVIDIA."""
+        made = self.stage.ask("blindhost-agent", "simulated-root", "--home", maker)
+        self.root = made["fingerprint"]
+        self.roots = [
+            self.root,
+            f"nvidia-device={made['nvidia_device_fingerprint']}",
+            f"nvidia-rim={made['nvidia_rim_fingerprint']}",
+        ]
 
     def make_parties(self) -> None:
         """Keys for owner and buyer, each in its own home."""
@@ -187,7 +191,7 @@ class Opening:
         """A use policy that names the measured image and the throwaway root."""
         self.blindhost(
             role, "policy", "publish", "--lineage", lineage, "--measurement", self.measurement,
-            *_each("--accept-simulated-evidence-from", self.roots),
+            *each("--accept-simulated-evidence-from", self.roots),
         )  # fmt: skip
 
     def seal_rows(self) -> None:
@@ -225,6 +229,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _each(option: str, values: list[str]) -> list[str]:
+def each(option: str, values: list[str]) -> list[str]:
     """An option that is repeated."""
     return [word for value in values for word in (option, value)]

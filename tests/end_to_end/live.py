@@ -19,14 +19,14 @@ from marketplace import claims, jobs, leases, wire
 from marketplace.ids import IdKind, make_id
 from marketplace.orders import order_of
 from marketplace.store import Store
-from provider_agent.simulated_chip import CHIP_FILE
+from provider_agent.simulated_chip import CHIP_FILE, GPU_FILE
 from tests.marketplace.api.rig import Enclave, input_manifest, key16, lineage_of
 from tests.marketplace.world import BUYER, CREDIT, DAY, HOST, OPERATOR, OWNER, manifest, terms
 from trust.artifacts import ArtifactKind
 from trust.identity import PartyKey, Signed
 from trust.jobs import GenerationOrder, Input, InputRole, JobManifest, Terms
 from trust.messages import MeterRequest, Statement
-from trust.simulated import SimulatedChip
+from trust.simulated import SimulatedChip, SimulatedGpu
 
 
 def now_milliseconds() -> int:
@@ -163,9 +163,14 @@ class Live:
         path = self.told.stage.home("host-1") / "chip" / CHIP_FILE
         return SimulatedChip.from_bytes(path.read_bytes())
 
+    def gpu(self) -> SimulatedGpu:
+        """The GPU beside it."""
+        path = self.told.stage.home("host-1") / "chip" / GPU_FILE
+        return SimulatedGpu.from_bytes(path.read_bytes())
+
 
 class LiveEnclave(Enclave):
-    """An enclave on the demo's chip, in the measured image."""
+    """An enclave on the demo's chip, with its GPU, in the measured image."""
 
     def request(
         self,
@@ -173,4 +178,6 @@ class LiveEnclave(Enclave):
         **changes: Any,
     ) -> MeterRequest:
         live: Any = self.rig
-        return super().request(statement, **({"by": live.chip(), "image": live.image} | changes))
+        return super().request(
+            statement, **({"by": live.chip(), "gpu": live.gpu(), "image": live.image} | changes)
+        )

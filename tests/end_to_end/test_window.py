@@ -102,6 +102,7 @@ def test_a_person_goes_by_keys_from_an_empty_folder_to_a_tuned_model_that_answer
     reader = Reader(told)
     with reader.window("start") as window:
         window.until("Rent a GPU from someone you don't trust", "Keys")
+        window.until("none in this home yet")
         make_keys(window, told)
         window.until("online", seconds=60)
     identity = reader.blindhost("account")["identity"]

@@ -26,7 +26,7 @@ from client.files import HomeError
 from client.release_log import replay
 from demo.display import Display
 from demo.jobs import JOB
-from demo.opening import CHECKOUT, HOSTS, START_SECONDS, read_json
+from demo.opening import CHECKOUT, HOSTS, START_SECONDS, each, read_json
 from demo.parties import Stage, StepError, descendants
 from demo.story import Story
 from scheduler.cluster import remove_stale_session
@@ -142,7 +142,7 @@ class Town(Story):
     def open_market(self) -> None:
         stage = self.stage
         maker = str(stage.home("chip-maker"))
-        self.root = stage.ask("blindhost-agent", "simulated-root", "--home", maker)["fingerprint"]
+        self.make_roots(maker)
         for host in HOSTS:
             home = str(stage.home(host))
             stage.command("blindhost-agent", "simulated-chip", "--root", maker, "--home", home)
@@ -152,7 +152,7 @@ class Town(Story):
         stage.command(
             "blindhost-market", "policy", "accept-simulated-roots",
             "--home", str(stage.home("market")),
-            "--root", self.root, "--measurement", self.measurement,
+            *each("--root", self.roots), "--measurement", self.measurement,
         )  # fmt: skip
         self.start("market")
         endpoint = stage.wait_for(

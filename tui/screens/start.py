@@ -56,6 +56,8 @@ class StartScreen(Window):
     def __init__(self) -> None:
         super().__init__()
         self.state = start.State()
+        self._wanted: StepName | None = None
+        """Asked for before this home was read: done once it is."""
 
     def body(self) -> Iterable[Widget]:
         """Headline, steps, news, limits."""
@@ -90,6 +92,9 @@ class StartScreen(Window):
         waiting = next((at for at, each in enumerate(lines) if each.text.startswith("!")), 0)
         self.query_one(StepList).show(lines, at=waiting)
         self.query_one("#news", Panel).say(start.news(self.state, shared, now))
+        if self._wanted is not None and shared.setup is not None:
+            wanted, self._wanted = self._wanted, None
+            self.call_after_refresh(self._do_step, wanted)
 
     @on(OptionList.OptionSelected)
     def _do(self, event: OptionList.OptionSelected) -> None:
@@ -101,6 +106,7 @@ class StartScreen(Window):
         setup = self.shared.setup
         match name:
             case StepName.KEYS | StepName.MARKET if setup is None:
+                self._wanted = name
                 self.notify("this home is still being read", markup=False)
             case StepName.KEYS | StepName.MARKET if setup is not None and setup.locked:
                 self.app.push_screen(UnlockPanel(), self._asked("opening the keys"))

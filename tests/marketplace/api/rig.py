@@ -43,6 +43,7 @@ from tests.marketplace.world import (
     terms,
 )
 from trust.artifacts import ArtifactKind, Core, Custodian, Manifest, Origin
+from trust.encoding import digest
 from trust.http_signature import sign_request
 from trust.identity import PartyKey, Signed
 from trust.jobs import GenerationOrder, Input, InputRole, JobManifest, LaunchDocument, RankLease
@@ -52,6 +53,7 @@ from trust.messages import (
     End,
     Endorsement,
     EvidenceBundle,
+    GpuEvidence,
     Hello,
     MeterRequest,
     Purpose,
@@ -61,7 +63,7 @@ from trust.messages import (
     lease_address,
     parse_message,
 )
-from trust.simulated import SimulatedChip, SimulatedRoot
+from trust.simulated import SimulatedChip, SimulatedGpu, SimulatedRoot
 from trust.verifier.policy import simulated_policy
 
 IMAGE = bytes([7]) * 48
@@ -395,9 +397,16 @@ class Enclave:
         launch: LaunchDocument | None = None,
         by: SimulatedChip | None = None,
         image: bytes = IMAGE,
+        gpu: SimulatedGpu | None = None,
     ) -> MeterRequest:
         """Evidence over `statement`; `shown` is another one, put in its place by a host."""
         launch, by = launch or self.launch, by or chip()
+        devices = None
+        if gpu is not None:
+            devices = GpuEvidence(devices=(gpu.device(statement.gpu_nonce),)).encode()
+            stated = {"gpu_evidence": digest(devices)}
+            statement = dataclasses.replace(statement, **stated)
+            shown = None if shown is None else dataclasses.replace(shown, **stated)
         report = by.report(
             report_data=statement.report_data, host_data=launch.digest, measurement=image
         )
@@ -406,9 +415,10 @@ class Enclave:
             launch=launch.encode(),
             platform="sev-snp",
             report=report,
-            gpu=None,
+            gpu=devices,
             endorsements=tuple(
-                Endorsement(kind=kind, content=content) for kind, content in by.endorsements()
+                Endorsement(kind=kind, content=content)
+                for kind, content in (*by.endorsements(), *(gpu.endorsements() if gpu else ()))
             ),
         )
         return MeterRequest(evidence=bundle.encode())

@@ -40,6 +40,14 @@ async def test_locked_keys_are_opened_and_the_passphrase_is_in_the_command_alone
         await rig.until_words("FAILED keystore: no")
 
 
+async def test_a_key_that_is_pressed_before_the_home_was_read_is_done_once_it_is():
+    async with window(facts=(), link=("start",)) as rig:
+        await rig.until_words("Rent a GPU")
+        await rig.press("enter")
+        await rig.tell(NO_KEYS)
+        await rig.until_words("Market: its key")
+
+
 async def test_keys_are_made_by_a_passphrase_typed_twice_and_a_pinned_market():
     async with window(facts=(NO_KEYS,), link=("start",)) as rig:
         await rig.until_words("none in this home yet")
