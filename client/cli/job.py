@@ -55,6 +55,7 @@ job = typer.Typer(no_args_is_help=True)
 FILE_BYTES_MAX: Final = 1 << 16
 DAY_MILLISECONDS: Final = 86_400_000
 POLL_SECONDS: Final = 0.5
+LAST_WORDS_POLLS_MAX: Final = 8  # a broker that runs takes it within seconds; none may run
 FILLED: Final = frozenset(
     {"version", "nonce", "buyer", "progress_key", "inputs", "terms", "images", "client_keys"}
 )
@@ -236,6 +237,7 @@ async def _watch(home: Home, keys: Keystore, name: bytes, *, as_json: bool) -> J
     follower = Follower(home, keys, name)
     last: Progress | None = None
     began_at = 0
+    last_words = LAST_WORDS_POLLS_MAX
     async with market(home, keys) as api:
         with Live(console=errors, auto_refresh=False, transient=True) as live:
             while True:
@@ -249,7 +251,11 @@ async def _watch(home: Home, keys: Keystore, name: bytes, *, as_json: bool) -> J
                 if errors.is_terminal:
                     live.update(_table(view, last, began_at), refresh=True)
                 if view.state in ENDED:
-                    return view
+                    # The market may say it before the broker has taken the enclave's last record.
+                    told = last is not None and last.event is ProgressEvent.FINISHED
+                    if told or view.state is not JobState.SUCCEEDED or last_words == 0:
+                        return view
+                    last_words -= 1
                 await asyncio.sleep(POLL_SECONDS)
 
 
