@@ -21,7 +21,7 @@ from trust.encoding import digest, label_bytes
 from trust.errors import EncodingError, EvidenceFormatError
 from trust.evidence.claims import Platform
 from trust.evidence.snp import parse_snp_report
-from trust.evidence.tdx import REGISTER_BYTES, TdBody, launch_config_id, parse_tdx_quote
+from trust.evidence.tdx import REGISTER_BYTES, TdBody, TdxClaims, launch_config_id, parse_tdx_quote
 from trust.messages import EvidenceBundle, GpuEvidence, Statement
 from trust.verifier.endorsements import parse_snp_endorsements
 from trust.verifier.facility import appraise_facility
@@ -42,7 +42,7 @@ from trust.verifier.results import (
 )
 from trust.verifier.snp import verify_snp
 from trust.verifier.snp_appraisal import appraise_snp
-from trust.verifier.tdx import VerifiedQuote, verify_tdx
+from trust.verifier.tdx import verify_tdx
 from trust.verifier.tdx_appraisal import appraise_tdx_registers
 
 SNP_KINDS: Final = frozenset({"vcek", "vlek", "ask", "asvk", "ark", "crl"})
@@ -137,7 +137,6 @@ def verify_evidence(
     of_cpu = _of_cpu(evidence)
     # (2) Bytes to types: shape alone. (3) Signatures, chains, revocation: under the policy's roots
     # and no others.
-    verified: VerifiedEvidence | VerifiedQuote
     if evidence.platform == Platform.SEV_SNP.value:
         report = parse_snp_report(evidence.report)
         verified = verify_snp(report, parse_snp_endorsements(of_cpu), policy.roots, now)
@@ -149,7 +148,7 @@ def verify_evidence(
 
 
 def appraise(
-    verified: VerifiedEvidence | VerifiedQuote,
+    verified: VerifiedEvidence,
     evidence: Evidence,
     policy: AppraisalPolicy,
     expected: Expected,
@@ -212,17 +211,16 @@ def _of_cpu(evidence: Evidence) -> list[tuple[str, bytes]]:
     return own
 
 
-def _machine(verified: VerifiedEvidence | VerifiedQuote) -> _Machine:
-    if isinstance(verified, VerifiedQuote):
-        quote = verified.claims
+def _machine(verified: VerifiedEvidence) -> _Machine:
+    claims = verified.claims
+    if isinstance(claims, TdxClaims):
         return _Machine(
             platform=Platform.TDX,
-            product=f"TDX, FMSPC {quote.pck.fmspc.hex().upper()}",
+            product=f"TDX, FMSPC {claims.pck.fmspc.hex().upper()}",
             chip_id=None,
-            ppid=quote.pck.ppid,
-            measurement=image_of_td(quote.body),
+            ppid=claims.pck.ppid,
+            measurement=image_of_td(claims.body),
         )
-    claims = verified.claims
     return _Machine(
         platform=Platform.SEV_SNP,
         product=claims.product.value,
@@ -233,7 +231,7 @@ def _machine(verified: VerifiedEvidence | VerifiedQuote) -> _Machine:
 
 
 def _appraise_cpu(
-    verified: VerifiedEvidence | VerifiedQuote,
+    verified: VerifiedEvidence,
     policy: AppraisalPolicy,
     expected: Expected,
     released: ReferenceValues | None,
@@ -241,15 +239,15 @@ def _appraise_cpu(
 ) -> Sequence[CheckLine]:
     """The policy's lines about the CPU; a platform that it does not name is refused by a line."""
     refused = (line("platform", _machine(verified).platform.value, "one of it", good=False),)
-    kind = verified.root.kind
-    if isinstance(verified, VerifiedQuote):
+    claims, kind = verified.claims, verified.root.kind
+    if isinstance(claims, TdxClaims):
         images = (*policy.tdx_images, *(() if released is None else released.tdx_images(kind)))
         if policy.tdx is None:
             return refused
         launch = expected.launch
         whole = len(launch) == REGISTER_BYTES
         return appraise_tdx_registers(
-            verified.claims,
+            claims,
             policy.tdx,
             images,
             expected_report_data=expected.report_data,
@@ -260,7 +258,7 @@ def _appraise_cpu(
         return refused
     values = () if released is None else released.measurements(kind)
     return appraise_snp(
-        verified.claims,
+        claims,
         policy.snp,
         (*policy.measurements, *values),
         expected_report_data=expected.report_data,
@@ -268,15 +266,13 @@ def _appraise_cpu(
     )
 
 
-def _check_root(verified: VerifiedEvidence | VerifiedQuote, policy: AppraisalPolicy) -> CheckLine:
+def _check_root(verified: VerifiedEvidence, policy: AppraisalPolicy) -> CheckLine:
     """The root behind the evidence is one of *this* policy's."""
     wanted = "; ".join(str(root) for root in policy.roots)
     return line("root", verified.root, wanted, good=verified.root in policy.roots)
 
 
-def _check_time(
-    verified: VerifiedEvidence | VerifiedQuote, policy: AppraisalPolicy, now: dt.datetime
-) -> CheckLine:
+def _check_time(verified: VerifiedEvidence, policy: AppraisalPolicy, now: dt.datetime) -> CheckLine:
     """(41) The caller's clock: evidence verified before, and not run out; a policy not too old."""
     found = f"verified {verified.verified_at}, good until {verified.expires_at}, now {now}"
     good = verified.verified_at <= now < verified.expires_at

@@ -18,6 +18,7 @@ from typing import Final, cast
 from trust.encoding import Json, base64url, canonical_json, digest, label_bytes
 from trust.errors import RefusedError
 from trust.evidence.claims import Platform, SnpClaims
+from trust.evidence.tdx import TdxClaims
 from trust.verifier.roots import PinnedRoot, RootKind
 
 _SEAL: Final = object()
@@ -67,7 +68,7 @@ class Collateral:
 class VerifiedEvidence:
     """Claims whose signature and chain hold under a pinned root. No policy has looked at them."""
 
-    claims: SnpClaims
+    claims: SnpClaims | TdxClaims
     root: PinnedRoot
     collateral: tuple[Collateral, ...]
     checks: tuple[CheckLine, ...]

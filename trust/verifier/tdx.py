@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping
-from dataclasses import InitVar, dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -33,8 +32,7 @@ from trust.verifier.intel_collateral import TdxEndorsements
 from trust.verifier.results import (
     _SEAL,
     CheckLine,
-    Collateral,
-    _require_seal,
+    VerifiedEvidence,
     line,
     not_demanded,
 )
@@ -78,30 +76,12 @@ CHECK_NUMBERS: Final[Mapping[str, int]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VerifiedQuote:
-    """Claims whose signatures and chains hold under a pinned root. No policy has looked at them."""
-
-    claims: TdxClaims
-    root: PinnedRoot
-    collateral: tuple[Collateral, ...]
-    checks: tuple[CheckLine, ...]
-    """The verifier's own checks, all of them passed."""
-    verified_at: dt.datetime
-    expires_at: dt.datetime
-    """When the first of its certificates, lists or documents ends: not believed from then on."""
-    seal: InitVar[object]
-
-    def __post_init__(self, seal: object) -> None:
-        _require_seal(seal, type(self).__name__)
-
-
 def verify_tdx(
     quote: TdxQuote,
     endorsements: TdxEndorsements,
     roots: tuple[PinnedRoot, ...],
     now: dt.datetime,
-) -> VerifiedQuote:
+) -> VerifiedEvidence:
     """Make all checks at the aware time `now`; all must hold.
 
     Raises EvidenceSignatureError for the first that does not, with what it found and wanted, and
@@ -137,7 +117,7 @@ def verify_tdx(
         *(each.next_update for each in subject.issued),
         *(each.not_after for each in subject.certificates),
     )
-    return VerifiedQuote(
+    return VerifiedEvidence(
         claims=TdxClaims(quote_version=quote.version, body=quote.body, pck=subject.pck, tcb=tcb),
         root=root,
         collateral=endorsements.collateral,

@@ -69,7 +69,7 @@ def appraise_tdx(
     now: dt.datetime,
     event_log: bytes | None = None,
 ) -> tuple[CheckLine, ...]:
-    """The policy's lines about claims, believed or not; a result needs `VerifiedQuote`.
+    """The policy's lines about claims, believed or not; a result needs `VerifiedEvidence`.
 
     `images` are the ones that are good, `expected_report_data` has 64 bytes, `expected_launch` 32:
     the digest of the launch document. `event_log` is what came beside the quote; None: nothing.

@@ -44,8 +44,9 @@ from trust.verifier.intel_collateral import (
     TdxEndorsements,
     parse_tdx_endorsements,
 )
+from trust.verifier.results import VerifiedEvidence
 from trust.verifier.roots import Anchor, vendor_root
-from trust.verifier.tdx import CHECK_NUMBERS, VerifiedQuote, check_tdx, verify_tdx
+from trust.verifier.tdx import CHECK_NUMBERS, check_tdx, verify_tdx
 from trust.verifier.tdx_policy import StatusAllowance
 
 
@@ -53,7 +54,7 @@ def parsed(case: Case) -> tuple[TdxQuote, TdxEndorsements]:
     return parse_tdx_quote(case.quote()), parse_tdx_endorsements(case.endorsements())
 
 
-def verified(case: Case) -> VerifiedQuote:
+def verified(case: Case) -> VerifiedEvidence:
     return verify_tdx(*parsed(case), case.pinned(), case.now)
 
 
